@@ -1,0 +1,277 @@
+"""The learner of one host: its agents' share of a PPO update, cut where the messages travel.
+
+Agents on different hosts learn together like a relay team: the sender runs its leg (`forward_messages`), the receiver
+runs from there to the loss and hands back how each message should have been (`backward_actions`), the sender finishes its
+gradient (`backward_messages`), and the gradients of all hosts are summed and applied everywhere alike (`apply`). So every
+host holds the same parameters, no host sees another's messages but as messages, and one host with all agents is the
+ordinary joint update. Centralised training: the critic, and only it, sees all observations.
+
+Shapes: M samples of a minibatch, n agents of this host, N agents in all, D message width, P positions.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from commlib.agents.policy import Policy, PolicySpec
+from commlib.codec import Codec
+from commlib.errors import AgentError
+from commlib.objective import LossTerms, Objective
+from commlib.topology import CommFormerTopology, FixedTopology, full
+
+MAX_GRADIENT_NORM = 0.5
+
+
+class Phase(NamedTuple):
+    """What stays the same during one iteration of rollout and update.
+
+    Attributes:
+        learning_rate: of the weights.
+        edge_learning_rate: of the learned graph.
+        entropy_weight: reward per nat.
+        floor: share of actions drawn uniformly.
+        noise: standard deviation of the noise on messages while they are continuous.
+        use_codec: whether messages pass the bottleneck.
+        all_edges: whether every edge is open (warm-up of a learned graph).
+        objective: the loss weights, and the bit price.
+    """
+
+    learning_rate: float
+    edge_learning_rate: float
+    entropy_weight: float
+    floor: float
+    noise: float
+    use_codec: bool
+    all_edges: bool
+    objective: Objective
+
+
+class Said(NamedTuple):
+    """What the host's agents say in one step of a rollout: sent vectors [B, n, D], codes [B, n, P], bits and talk [B, n]."""
+
+    z: Tensor
+    codes: Tensor
+    bits: Tensor
+    talk: Tensor
+
+
+class Samples(NamedTuple):
+    """The samples of one iteration as this host needs them; L samples in all.
+
+    Attributes:
+        observation: [L, n, O] of this host's agents; state: [L, N, O] of all (critic only).
+        elapsed: share of the episode that is over, [L].
+        action, log_prob, advantage, target: [L, n]; active: bool [L, n].
+        context: the codes last sent by this host's agents, [L, n, P]; held: what their listeners held, [L, n, D].
+        noise: drawn by the driver, [L, n, D].
+    """
+
+    observation: Tensor
+    state: Tensor
+    elapsed: Tensor
+    action: Tensor
+    log_prob: Tensor
+    advantage: Tensor
+    target: Tensor
+    active: Tensor
+    context: Tensor
+    held: Tensor
+    noise: Tensor
+
+
+class _Flat:
+    """A module's parameters as one vector, with one gradient vector and one Adam state."""
+
+    def __init__(self, module: nn.Module) -> None:
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        self.vector = torch.cat([p.detach().reshape(-1) for p in parameters]) if parameters else torch.zeros(0)
+        self.gradient = torch.zeros_like(self.vector)
+        self.mean, self.square = torch.zeros_like(self.vector), torch.zeros_like(self.vector)
+        self.n_updates = 0
+        start = 0
+        for p in parameters:
+            stop = start + p.numel()
+            p.data = self.vector[start:stop].view_as(p)
+            p.grad = self.gradient[start:stop].view_as(p)
+            start = stop
+
+    def step(self, gradient: Tensor, learning_rate: float) -> None:
+        """One Adam update (Kingma & Ba 2015, arXiv:1412.6980, alg. 1)."""
+        self.n_updates += 1
+        self.mean.lerp_(gradient, 0.1)
+        self.square.lerp_(gradient.square(), 0.001)
+        scale = learning_rate / (1 - 0.9**self.n_updates)
+        root = (self.square / (1 - 0.999**self.n_updates)).sqrt_().add_(1e-5)
+        self.vector.addcdiv_(self.mean, root, value=-scale)
+
+
+class Learner:
+    """The part of the team that lives on one host, with its replica of the shared parameters."""
+
+    def __init__(
+        self, spec: PolicySpec, agents: list[int], codec: Codec, topology: FixedTopology | CommFormerTopology, seed: int
+    ) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # the same weights on every host
+            self.policy = Policy(spec)
+        self.agents, self.codec, self.topology = agents, codec, topology
+        self._weights, self._edges = _Flat(self.policy), _Flat(topology)
+        self._everyone = full(spec.n_agents).sample(torch.Generator())
+
+    # --- rollouts -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def say(self, phase: Phase, observation: Tensor, elapsed: Tensor, context: Tensor, held: Tensor, noise: Tensor) -> Said:
+        """Messages for observations [B, n, O]; contexts [B, n, P] and held vectors [B, n, D] are what listeners have."""
+        self._inputs = self.policy.inputs(observation, self.agents, elapsed)
+        z, codes, bits, talk, _ = self._messages(phase, self._inputs, context, held, noise)
+        return Said(z, codes, bits, talk)
+
+    @torch.no_grad()
+    def choose(self, phase: Phase, z_all: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions [B, n] drawn with uniform numbers [B, n], and their log-probabilities, after hearing z_all [B, N, D]."""
+        log_p = self._log_probs(phase, self._inputs, self._inbox(z_all, self.adjacency(phase)))
+        action = (log_p.exp().cumsum(-1) < uniform[..., None]).sum(-1)
+        last = torch.tensor([self.policy.spec.action_counts[a] - 1 for a in self.agents])
+        action = torch.minimum(action, last)
+        return action, log_p.gather(-1, action[..., None])[..., 0]
+
+    @torch.no_grad()
+    def values(self, state: Tensor, elapsed: Tensor) -> Tensor:
+        """The critic's values [L, N] of states [L, N, O]."""
+        return self.policy.value(state, elapsed)
+
+    # --- updates ------------------------------------------------------------------------------------------------------
+
+    def load(self, samples: Samples) -> None:
+        """Take this iteration's samples."""
+        self._samples = samples
+        self._all_inputs = self.policy.inputs(samples.observation, self.agents, samples.elapsed)
+
+    def forward_messages(self, phase: Phase, index: Tensor) -> Tensor:
+        """The sender's leg: messages [M, n, D] of the indexed samples; the graph is kept for `backward_messages`."""
+        self._weights.gradient.zero_()
+        self._edges.gradient.zero_()
+        s = self._samples
+        self._index, self._inputs = index, self._all_inputs[index]
+        z, _, bits, talk, losses = self._messages(phase, self._inputs, s.context[index], s.held[index], s.noise[index])
+        weight = torch.full_like(bits, 1.0 / (len(index) * self.policy.spec.n_agents))
+        self._rate = phase.objective.rate(bits * talk, weight)
+        share = len(self.agents) / self.policy.spec.n_agents
+        self._commitment = share * sum(losses.values(), torch.zeros(()))
+        self._sent = z
+        return z.detach()
+
+    def backward_actions(self, phase: Phase, z_all: Tensor, graph_seed: int | None) -> tuple[Tensor, LossTerms]:
+        """The receiver's leg: from all messages [M, N, D] to the loss, and its gradient for each message.
+
+        Args:
+            phase: the iteration's constants.
+            z_all: what every agent sent.
+            graph_seed: draw a learned graph with this seed; None for the graph in use.
+        """
+        s, index, objective = self._samples, self._index, phase.objective
+        z_all = z_all.clone().requires_grad_()
+        adjacency = self.adjacency(phase) if graph_seed is None else self._drawn(phase, graph_seed)
+        log_p = self._log_probs(phase, self._inputs, self._inbox(z_all, adjacency))
+        log_ratio = log_p.gather(-1, s.action[index][..., None])[..., 0] - s.log_prob[index]
+        active = s.active[index].float()
+        even = 1.0 / (len(index) * self.policy.spec.n_agents)
+        entropy = -(log_p.exp() * log_p.clamp_min(-30.0)).sum(-1)
+        predicted = self.policy.value(s.state[index], s.elapsed[index])[:, self.agents]
+        terms = LossTerms(
+            policy=objective.policy(log_ratio, s.advantage[index], active * even),
+            value=objective.value(predicted, s.target[index], torch.full_like(active, even)),
+            entropy=-phase.entropy_weight * (entropy * active * even).sum(),
+            commitment=self._commitment,
+            rate=self._rate,
+        )
+        (terms.policy + terms.value + terms.entropy).backward()
+        if not torch.isfinite(terms.total):
+            raise AgentError("the loss is not finite; lower the learning rate or check the world's rewards")
+        gradient = z_all.grad if z_all.grad is not None else torch.zeros_like(z_all)
+        return gradient, LossTerms(*(term.detach() for term in terms))
+
+    def backward_messages(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Finish the sender's leg with the gradient of its messages [M, n, D]; this host's share of both gradients."""
+        extra = self._rate + self._commitment
+        roots = [(self._sent, gradient)] + ([(extra, torch.ones(()))] if extra.requires_grad else [])
+        torch.autograd.backward([r for r, _ in roots], [g for _, g in roots])
+        return self._weights.gradient, self._edges.gradient
+
+    def apply(self, phase: Phase, weights: Tensor, edges: Tensor, step_edges: bool) -> None:
+        """Apply the summed gradients of all hosts: the edges in their own epochs, the weights in all others."""
+        if step_edges:
+            self._edges.step(edges, phase.edge_learning_rate)
+            return
+        norm = torch.linalg.vector_norm(weights)
+        self._weights.step(weights * (MAX_GRADIENT_NORM / norm.clamp_min(MAX_GRADIENT_NORM)), phase.learning_rate)
+
+    # --- state --------------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Tensor]:
+        """All that a checkpoint must hold of the learner; alike on every host."""
+        flat = {"weights": self._weights, "edges": self._edges}
+        tensors = {f"{n}.{k}": getattr(f, k).clone() for n, f in flat.items() for k in ("vector", "mean", "square")}
+        counts = {f"{name}.n_updates": torch.tensor(f.n_updates) for name, f in flat.items()}
+        return tensors | counts | {f"codec.{k}": v.clone() for k, v in self.codec.state_dict().items()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Continue from a checkpoint."""
+        for name, flat in (("weights", self._weights), ("edges", self._edges)):
+            for key in ("vector", "mean", "square"):
+                getattr(flat, key).copy_(state[f"{name}.{key}"])
+            flat.n_updates = int(state[f"{name}.n_updates"])
+        self.load_codec({k.removeprefix("codec."): v for k, v in state.items() if k.startswith("codec.")})
+
+    def load_codec(self, state: dict[str, Tensor]) -> None:
+        """Take over a codec that was fitted elsewhere."""
+        self.codec.load_state_dict(state)
+
+    # --- parts --------------------------------------------------------------------------------------------------------
+
+    def adjacency(self, phase: Phase) -> Tensor:
+        """The graph in use, [S, R]."""
+        if phase.all_edges:
+            return self._everyone
+        return self.topology.sample(torch.Generator(), temperature=0.0).detach()
+
+    def _drawn(self, phase: Phase, seed: int) -> Tensor:
+        if phase.all_edges:
+            return self._everyone
+        return self.topology.sample(torch.Generator().manual_seed(seed))
+
+    def _messages(
+        self, phase: Phase, inputs: Tensor, context: Tensor, held: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """Vectors as listeners get them [M, n, D], codes [M, n, P], bits [M, n], talk in 0/1 [M, n], auxiliary losses."""
+        x, gate = self.policy.speak(inputs)
+        losses: dict[str, Tensor] = {}
+        codes, bits = context, torch.zeros(x.shape[:2])
+        if phase.use_codec:
+            flat = self.codec(x.reshape(-1, x.shape[-1]), context.reshape(-1, context.shape[-1]))
+            x, codes, bits = flat.z.view_as(x), flat.codes.view_as(context), flat.rate_bits.view(x.shape[:2])
+            losses = flat.losses
+        elif phase.noise > 0:
+            x = x + phase.noise * noise
+        if gate is None:
+            return x, codes, bits, torch.ones(x.shape[:2]), losses
+        open_ = gate.sigmoid()
+        talk = (gate > 0).float() + open_ - open_.detach()  # straight through: the same hard rule in training and use
+        x = talk[..., None] * x + (1 - talk[..., None]) * held
+        return x, torch.where((gate > 0)[..., None], codes, context), bits, talk, losses
+
+    def _inbox(self, z_all: Tensor, adjacency_SR: Tensor) -> Tensor:
+        """What each of this host's agents hears, [M, n, N, D]: a slot per sender, zeros where the edge is closed."""
+        return adjacency_SR.T[self.agents][None, :, :, None] * z_all[:, None]
+
+    def _log_probs(self, phase: Phase, inputs: Tensor, inbox: Tensor) -> Tensor:
+        log_p = self.policy.act(inputs, inbox, self.agents).log_softmax(-1)
+        if phase.floor > 0:
+            allowed = (~self.policy.forbidden[self.agents]).float()
+            even = allowed / allowed.sum(-1, keepdim=True)
+            log_p = ((1 - phase.floor) * log_p.exp() + phase.floor * even).log()
+        return log_p

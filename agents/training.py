@@ -1,0 +1,191 @@
+"""One iteration of training over any number of hosts: a batch of whole episodes, then PPO over it.
+
+The driver is the conductor: it holds the score (world, random numbers, rewards) and no instrument. All randomness is
+drawn here and handed out, so that how agents are spread over hosts changes nothing but the place of the work.
+PPO: Schulman et al. 2017, arXiv:1707.06347; advantages: Schulman et al. 2016, arXiv:1506.02438, eq. 16.
+
+Shapes: T steps, B worlds, N agents, n agents of one host, D message width, P positions, L live samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from commlib.agents.learner import Phase, Samples
+from commlib.agents.runtime import Runtime
+from commlib.codec import START
+from commlib.exchange import Plan
+from commlib.objective import LossTerms
+from commlib.world import World
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How an iteration learns.
+
+    Attributes:
+        n_worlds: worlds side by side.
+        n_epochs: passes over the samples.
+        n_minibatches: updates per pass.
+        gamma: discount.
+        gae_lambda: of generalised advantage estimation.
+        edges_every: a learned graph is updated in every n-th epoch, alone (CommFormer's bilevel schedule).
+    """
+
+    n_worlds: int
+    n_epochs: int
+    n_minibatches: int
+    gamma: float
+    gae_lambda: float
+    edges_every: int
+
+
+class Rollout(NamedTuple):
+    """A batch of whole episodes, each field [T, B, ...]."""
+
+    observation: Tensor
+    elapsed: Tensor
+    z: Tensor
+    context: Tensor
+    held: Tensor
+    noise: Tensor
+    action: Tensor
+    log_prob: Tensor
+    reward: Tensor
+    value: Tensor
+    active: Tensor
+    alive: Tensor
+    bits: Tensor
+    success: Tensor
+
+    @property
+    def n_steps(self) -> int:
+        """World steps played, finished worlds not counted."""
+        return int(self.alive.sum())
+
+
+class Team:
+    """The hosts seen as one team that learns."""
+
+    def __init__(self, runtime: Runtime, plan: Plan, message_width: int, n_positions: int) -> None:
+        self.runtime, self.width, self.n_positions = runtime, message_width, n_positions
+        self.blocks = [plan.agents_of(host) for host in range(runtime.n_hosts)]
+        self.n_agents = len(plan.host_of)
+
+    def split(self, tensor: Tensor, axis: int) -> list[Tensor]:
+        """Cut along the agent axis, a piece per host."""
+        return [tensor.narrow(axis, block[0], len(block)) for block in self.blocks]
+
+    def each(self, method: str, *arguments: object) -> list[Any]:
+        """The same arguments to every host; a list gives each host its own."""
+        rows = [tuple(a[h] if isinstance(a, list) else a for a in arguments) for h in range(self.runtime.n_hosts)]
+        return self.runtime.each(method, rows)
+
+
+def collect(team: Team, world: World, phase: Phase, learning: Learning, generator: torch.Generator) -> Rollout:
+    """Play one batch of episodes with sampled actions."""
+    B, N = learning.n_worlds, team.n_agents
+    n_steps = world.spec.n_steps
+    step = world.reset(B, generator)
+    context = torch.full((B, N, team.n_positions), START)
+    held = torch.zeros(B, N, team.width)
+    rows: list[tuple[Tensor, ...]] = []
+    for t in range(n_steps):
+        alive = ~step.done
+        if not alive.any():
+            break
+        elapsed = torch.full((B,), t / n_steps)
+        noise = torch.randn(B, N, team.width, generator=generator) if phase.noise > 0 else torch.zeros(B, N, team.width)
+        uniform = torch.rand(B, N, generator=generator)
+        said = team.each(
+            "learner.say",
+            phase,
+            team.split(step.observation, 1),
+            elapsed,
+            team.split(context, 1),
+            team.split(held, 1),
+            team.split(noise, 1),
+        )
+        z = torch.cat([s.z for s in said], 1)
+        bits = torch.cat([s.bits * s.talk for s in said], 1)
+        chosen = team.each("learner.choose", phase, z, team.split(uniform, 1))
+        action, log_prob = (torch.cat(parts, 1) for parts in zip(*chosen, strict=True))
+        observation, active = step.observation, step.active & alive[:, None]
+        step = world.step(action)
+        rows.append(
+            (observation, elapsed, z, context, held, noise, action, log_prob, step.reward, active, alive, bits)
+        )
+        context, held = torch.cat([s.codes for s in said], 1), z
+    observation, elapsed, z, context, held, noise, action, log_prob, reward, active, alive, bits = (
+        torch.stack(column) for column in zip(*rows, strict=True)
+    )
+    value = team.runtime.each(
+        "learner.values", [(observation.flatten(0, 1), elapsed.flatten(0, 1))] * team.runtime.n_hosts
+    )[0].view(reward.shape)
+    return Rollout(
+        observation, elapsed, z, context, held, noise, action, log_prob, reward, value, active, alive, bits,
+        world.success(),
+    )
+
+
+def advantages(rollout: Rollout, reward: Tensor, learning: Learning) -> Tensor:
+    """Generalised advantage estimates [T, B, N]; an episode's end is terminal (time is observed)."""
+    result = torch.zeros_like(reward)
+    running = torch.zeros_like(reward[0])
+    following = torch.zeros_like(reward[0])
+    for t in range(len(reward) - 1, -1, -1):
+        goes_on = rollout.alive[t + 1][:, None].float() if t + 1 < len(reward) else torch.zeros(1, 1)
+        delta = reward[t] + learning.gamma * following * goes_on - rollout.value[t]
+        running = delta + learning.gamma * learning.gae_lambda * goes_on * running
+        result[t], following = running, rollout.value[t]
+    return result
+
+
+def update(team: Team, rollout: Rollout, phase: Phase, learning: Learning, generator: torch.Generator) -> LossTerms:
+    """PPO over one rollout; the mean loss terms of its updates."""
+    reward = rollout.reward - phase.objective.bit_price * rollout.bits
+    advantage = advantages(rollout, reward, learning)
+    target = advantage + rollout.value
+    alive, active = rollout.alive, rollout.active[rollout.alive]
+    scale = advantage[alive][active]
+    normalised = (advantage[alive] - scale.mean()) / (scale.std() + 1e-6)
+
+    def mine(tensor: Tensor) -> list[Tensor]:
+        return team.split(tensor, 1)
+
+    columns = zip(
+        *(
+            mine(x)
+            for x in (
+                rollout.observation[alive], rollout.action[alive], rollout.log_prob[alive], normalised, target[alive],
+                active, rollout.context[alive], rollout.held[alive], rollout.noise[alive],
+            )
+        ),
+        strict=True,
+    )  # fmt: skip
+    state, elapsed = rollout.observation[alive], rollout.elapsed.expand(alive.shape)[alive]
+    samples = [
+        Samples(observation, state, elapsed, action, log_prob, adv, tgt, act, context, held, noise)
+        for observation, action, log_prob, adv, tgt, act, context, held, noise in columns
+    ]
+    team.each("learner.load", samples)
+    n_samples = len(state)
+    totals: list[LossTerms] = []
+    for epoch in range(learning.n_epochs):
+        step_edges = (epoch + 1) % learning.edges_every == 0
+        order = torch.randperm(n_samples, generator=generator)
+        for index in order.chunk(learning.n_minibatches):
+            seed = int(torch.randint(2**31, (1,), generator=generator))
+            z = torch.cat(team.each("learner.forward_messages", phase, index), 1)
+            legs = team.each("learner.backward_actions", phase, z, seed)
+            gradient = sum((leg[0] for leg in legs[1:]), legs[0][0])
+            shares = team.each("learner.backward_messages", mine(gradient))
+            weights = sum((s[0] for s in shares[1:]), shares[0][0])
+            edges = sum((s[1] for s in shares[1:]), shares[0][1])
+            team.each("learner.apply", phase, weights, edges, step_edges)
+            totals.append(LossTerms(*(sum(parts) for parts in zip(*(leg[1] for leg in legs), strict=True))))
+    return LossTerms(*(torch.stack(list(column)).mean() for column in zip(*totals, strict=True)))

@@ -1,0 +1,67 @@
+"""What training maximises: task reward minus the price of the bits, as named loss terms.
+
+    maximise  E[sum of reward] - bit_price * E[sum of bits],      bits = -log2 q(code | what the receiver has)
+
+A loss is a bill with one line per item; `LossTerms` keeps the lines apart so that a curve can be drawn of each. PPO's
+clipped surrogate (Schulman et al. 2017, arXiv:1707.06347, eq. 7) stands in for the reward.
+
+Shapes: M samples, n agents.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class LossTerms(NamedTuple):
+    """One scalar tensor per term, already weighted; the unit of each is reward, so that they may be added.
+
+    Attributes:
+        policy: the clipped surrogate, in units of normalised advantage.
+        value: squared error of the critic, in reward^2 times its weight.
+        entropy: minus the exploration bonus, in reward (weight x nats).
+        commitment: the codec's own losses, weighted.
+        rate: bit_price x expected bits, in reward.
+    """
+
+    policy: Tensor
+    value: Tensor
+    entropy: Tensor
+    commitment: Tensor
+    rate: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """What is minimised."""
+        return self.policy + self.value + self.entropy + self.commitment + self.rate
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Weights of the terms. Advantages and masks come in, terms come out; nothing is stored.
+
+    Attributes:
+        clip: PPO's clip range.
+        value_weight: reward per reward^2 of critic error.
+        bit_price: reward per bit; 0 in all stages but the priced one.
+    """
+
+    clip: float = 0.2
+    value_weight: float = 0.5
+    bit_price: float = 0.0
+
+    def policy(self, log_ratio: Tensor, advantage: Tensor, weight: Tensor) -> Tensor:
+        """Clipped surrogate from log-ratios [M, n] and normalised advantages [M, n]; weights [M, n] add up to one."""
+        ratio = log_ratio.exp()
+        clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
+        return -(torch.minimum(ratio * advantage, clipped * advantage) * weight).sum()
+
+    def value(self, predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        """Squared critic error of predictions [M, n]."""
+        return self.value_weight * ((predicted - target).square() * weight).sum()
+
+    def rate(self, expected_bits: Tensor, weight: Tensor) -> Tensor:
+        """The bill for expected bits [M, n] at the bit price."""
+        return self.bit_price * (expected_bits * weight).sum()

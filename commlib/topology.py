@@ -1,0 +1,137 @@
+"""Who may talk to whom: a topology is sampled in training and read off as a list of edges in use.
+
+A topology is a street map. In training it can be drawn in pencil (a straight-through sample, so that gradients move the
+streets); in use it is ink: a list of edges that every host knows. Not a gate: a gate decides *when* an open edge carries
+something.
+
+Shapes: S senders, R receivers; adjacency is indexed [S, R], sender first, zero diagonal.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from commlib.errors import ConfigError
+from commlib.message import Edge
+
+
+class Topology(Protocol):
+    """What every topology offers; `commlib.testing.check_topology` holds the laws."""
+
+    n_agents: int
+
+    def sample(self, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
+        """A 0/1 adjacency [S, R] for one update, differentiable where the topology is learned; at temperature 0 it is `edges`."""
+        ...
+
+    def edges(self) -> tuple[Edge, ...]:
+        """The open edges in use, sorted."""
+        ...
+
+
+def adjacency_of(edges: tuple[Edge, ...], n_agents: int) -> Tensor:
+    """Edges as a 0/1 float matrix [S, R]."""
+    adjacency_SR = torch.zeros(n_agents, n_agents)
+    for edge in edges:
+        adjacency_SR[edge.sender, edge.receiver] = 1.0
+    return adjacency_SR
+
+
+def edges_of(adjacency_SR: Tensor) -> tuple[Edge, ...]:
+    """A 0/1 matrix [S, R] as sorted edges."""
+    return tuple(Edge(int(s), int(r)) for s, r in adjacency_SR.nonzero().tolist())
+
+
+class FixedTopology(nn.Module):
+    """A graph that is given, not learned."""
+
+    def __init__(self, edges: tuple[Edge, ...], n_agents: int) -> None:
+        super().__init__()
+        for edge in edges:
+            if edge.sender == edge.receiver or not (0 <= edge.sender < n_agents and 0 <= edge.receiver < n_agents):
+                raise ConfigError(f"edge {edge} is not one between two of the {n_agents} agents 0..{n_agents - 1}")
+        self.n_agents = n_agents
+        self._edges = tuple(sorted(set(edges)))
+
+    def sample(self, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
+        """Always the same graph."""
+        return adjacency_of(self._edges, self.n_agents)
+
+    def edges(self) -> tuple[Edge, ...]:
+        """The graph."""
+        return self._edges
+
+
+def none(n_agents: int) -> FixedTopology:
+    """Nobody talks."""
+    return FixedTopology((), n_agents)
+
+
+def full(n_agents: int) -> FixedTopology:
+    """Everybody talks to everybody else."""
+    return FixedTopology(tuple(Edge(s, r) for s in range(n_agents) for r in range(n_agents) if s != r), n_agents)
+
+
+def ring(n_agents: int) -> FixedTopology:
+    """Agent i talks to agent i + 1, the last one to the first."""
+    return FixedTopology(tuple(Edge(s, (s + 1) % n_agents) for s in range(n_agents) if n_agents > 1), n_agents)
+
+
+class CommFormerTopology(nn.Module):
+    """CommFormer's learned static graph (Hu et al. 2024, arXiv:2405.08550): every receiver keeps its best k senders.
+
+    One parameter per ordered pair, not conditioned on observations; k = max(int(n_agents x density), 1) senders per
+    receiver, so in use each receiver only needs to know its own column. Training draws a straight-through Gumbel top-k;
+    use takes the exact top-k. Density is the share of senders *kept* (the paper's released code calls it sparsity). Unlike
+    there, an agent never keeps itself: its own state needs no edge.
+    """
+
+    def __init__(self, n_agents: int, density: float = 0.4) -> None:
+        super().__init__()
+        if not 0.0 < density <= 1.0:
+            raise ConfigError(f"density must be in (0, 1], not {density}; it is the share of senders that a receiver keeps")
+        self.n_agents = n_agents
+        self.n_kept = min(max(int(n_agents * density), 1), n_agents - 1)
+        self.logits = nn.Parameter(torch.zeros(n_agents, n_agents))
+
+    def _scores(self) -> Tensor:
+        return self.logits.masked_fill(torch.eye(self.n_agents, dtype=torch.bool), -torch.inf)
+
+    def _top(self, scores_SR: Tensor) -> Tensor:
+        hard_SR = torch.zeros_like(scores_SR)
+        hard_SR.scatter_(0, scores_SR.topk(self.n_kept, dim=0).indices, 1.0)
+        return hard_SR
+
+    def sample(self, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
+        """Straight-through Gumbel top-k over the senders of each receiver; temperature 0 draws no noise."""
+        scores_SR = self._scores()
+        if temperature > 0:
+            uniform = torch.rand(scores_SR.shape, generator=generator).clamp_min(1e-12)
+            scores_SR = (scores_SR - (-uniform.log()).log()) / temperature
+        hard_SR, soft_SR = self._top(scores_SR.detach()), scores_SR.softmax(dim=0)
+        return soft_SR + (hard_SR - soft_SR).detach()
+
+    def edges(self) -> tuple[Edge, ...]:
+        """The exact top-k of every receiver."""
+        return edges_of(self._top(self._scores().detach()))
+
+
+TOPOLOGIES = {
+    "none": "nobody talks",
+    "full": "everybody to everybody",
+    "ring": "agent i to agent i + 1",
+    "commformer": "learned static graph, k senders per receiver (arXiv:2405.08550)",
+}
+
+
+def make_topology(name: str, n_agents: int, density: float = 0.4) -> FixedTopology | CommFormerTopology:
+    """A built-in topology by name."""
+    if name == "commformer":
+        return CommFormerTopology(n_agents, density) if n_agents > 1 else none(n_agents)
+    makers = {"none": none, "full": full, "ring": ring}
+    if name not in makers:
+        raise ConfigError(f"no topology is called {name!r}; there are {', '.join(TOPOLOGIES)}")
+    return makers[name](n_agents)

@@ -1,0 +1,95 @@
+"""What a world is: B copies of one multi-agent episode, stepped together as torch tensors.
+
+Think of a stadium with B identical pitches and one whistle: every pitch starts at the same moment, runs for at most
+`n_steps`, and a pitch whose game is over waits, paying no reward, until the last one ends. Not a PettingZoo
+environment, which is one pitch; `commlib.experiments.world_pettingzoo` turns either into the other.
+
+Shapes: B worlds, N agents, O observation width.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class WorldSpec:
+    """What an agent, a learner and a report need to know of a world before it starts.
+
+    Attributes:
+        name: the name on the command line, with its version where there is one.
+        n_agents: number of agents N; agent ids are 0..N-1.
+        observation_width: O, floats per agent; shorter observations are padded with zeros.
+        action_counts: number of discrete actions of each agent, length N.
+        n_steps: the longest episode, in steps.
+        success: what counts as success, in words; empty when the world defines none.
+        must_say: what has to be communicated, in words.
+        bound_bits: least bits per agent per episode that a perfect team must send, where known.
+        source: the paper or package that the settings come from.
+    """
+
+    name: str
+    n_agents: int
+    observation_width: int
+    action_counts: tuple[int, ...]
+    n_steps: int
+    success: str = ""
+    must_say: str = ""
+    bound_bits: float | None = None
+    source: str = ""
+
+    @property
+    def n_actions(self) -> int:
+        """The largest action count of any agent; the width of the policy's output."""
+        return max(self.action_counts)
+
+
+class WorldStep(NamedTuple):
+    """What comes out of a reset or a step.
+
+    Attributes:
+        observation: float32 [B, N, O].
+        reward: float32 [B, N]; zero after a reset and in worlds that were already over.
+        done: bool [B]; the episode is over (stays true until the next reset).
+        active: bool [B, N]; the agent's next action can change something. False for arrived, absent or finished agents;
+            the learner leaves these out of the policy loss.
+    """
+
+    observation: Tensor
+    reward: Tensor
+    done: Tensor
+    active: Tensor
+
+
+class World(Protocol):
+    """B copies of one episode, stepped together. Randomness comes only from the generator given to `reset`."""
+
+    @property
+    def spec(self) -> WorldSpec:
+        """The fixed facts of this world."""
+        ...
+
+    def reset(self, n_worlds: int, generator: torch.Generator) -> WorldStep:
+        """Start `n_worlds` fresh episodes. The generator is kept and drives all randomness until the next reset."""
+        ...
+
+    def step(self, action: Tensor) -> WorldStep:
+        """Play one joint action, int64 [B, N]. Actions of finished worlds and inactive agents are ignored."""
+        ...
+
+    def success(self) -> Tensor:
+        """How far each world's episode has succeeded, float32 [B] in 0..1; read it when all are done.
+
+        0 or 1 where success is all or nothing; a share where `spec.success` says so.
+        """
+        ...
+
+    def set_progress(self, progress: float) -> None:
+        """Tell a world with a curriculum how far training is, 0..1; 1 is the full task, and the default."""
+        ...
+
+    def close(self) -> None:
+        """Free what the world holds (sub-processes, windows); a second call does nothing."""
+        ...

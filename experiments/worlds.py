@@ -1,0 +1,174 @@
+"""Every way to name a world, and the one function that understands them all.
+
+Think of the porter's desk: show a name, an address or the thing itself, and be shown to a `World`. Not a registry to
+edit: a user's world comes in as an object, as "package.module:Class", or by the entry point group `commlib.worlds`.
+PettingZoo is imported only when one of its environments is asked for.
+"""
+
+import importlib
+import importlib.util
+import pkgutil
+import re
+import warnings
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from importlib.metadata import entry_points
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from commlib.errors import ConfigError
+from commlib.experiments.world_guide import Guide
+from commlib.experiments.world_predator_prey import predator_prey_easy, predator_prey_medium
+from commlib.experiments.world_traffic_junction import TrafficJunction
+from commlib.world import World, WorldSpec
+
+if TYPE_CHECKING:
+    from pettingzoo import ParallelEnv  # type: ignore[import-untyped]
+
+    Nameable: TypeAlias = str | World | ParallelEnv[Any, Any, Any] | Callable[[], World | ParallelEnv[Any, Any, Any]]
+
+_BUILT_IN: dict[str, Callable[[], World]] = {
+    "guide_v1": Guide,
+    "predator_prey_easy_v1": predator_prey_easy,
+    "predator_prey_medium_v1": predator_prey_medium,
+    "traffic_junction_easy_v1": TrafficJunction,
+}
+_EXTRAS = {"mpe2": "commlib[mpe]", "pettingzoo.sisl": "commlib[sisl]"}
+
+
+def list_worlds() -> list[WorldSpec]:
+    """Describe the built-in worlds."""
+    return [make().spec for make in _BUILT_IN.values()]
+
+
+def make_world(world: "Nameable") -> World:
+    """Turn a name, an address or an object into a `World`.
+
+        make_world("guide")                                  built in; "guide_v1" is the same
+        make_world("pettingzoo:sisl/pursuit-v5")             pettingzoo.sisl.pursuit_v5.parallel_env()
+        make_world("mpe2:simple_speaker_listener_v4")        mpe2.simple_speaker_listener_v4.parallel_env()
+        make_world("my_package.my_module:MyWorld")           a World or ParallelEnv class, or a function that makes one
+        make_world(env), make_world(lambda: MyEnv(size=9))   a live World or ParallelEnv, or a function that makes one
+
+    Raises:
+        ConfigError: there is no such world, or what is there is none.
+        WorldError: it is one, and breaks the contract.
+    """
+    if not isinstance(world, str):
+        return _from_object(world, repr(world))
+    name = world.strip()
+    package, colon, place = name.partition(":")
+    if colon and package in ("pettingzoo", "mpe2"):
+        return _from_pettingzoo(package, place, name)
+    if colon and package and place:
+        return _from_object(_load(package, place), name)
+    return _from_name(name)
+
+
+def _from_name(name: str) -> World:
+    for candidate in (name, f"{name}_v1"):
+        if candidate in _BUILT_IN:
+            return _BUILT_IN[candidate]()
+    plugins = {point.name: point for point in entry_points(group="commlib.worlds")}
+    if name in plugins:
+        return _from_object(plugins[name].load(), name)
+    raise ConfigError(f"there is no world {name!r}; {_nearest(name, [*_BUILT_IN, *plugins])}")
+
+
+def _from_object(thing: object, name: str) -> World:
+    """Accept a live World or ParallelEnv, or something to call without arguments that makes one."""
+    if not isinstance(thing, type) and _is_world(thing):
+        return cast(World, thing)
+    from pettingzoo import AECEnv, ParallelEnv
+
+    from commlib.experiments.world_pettingzoo import CopiesOf, PettingZooWorld
+
+    if isinstance(thing, ParallelEnv):
+        return PettingZooWorld(CopiesOf(thing))
+    made = thing
+    if callable(thing):
+        try:
+            made = thing()
+        except TypeError as error:
+            raise ConfigError(
+                f"{name} cannot be made without arguments ({error}); give a function that fills them in, "
+                "such as lambda: MyWorld(size=9)"
+            ) from error
+        if _is_world(made):
+            return cast(World, made)
+        if isinstance(made, ParallelEnv):
+            made.close()
+            return PettingZooWorld(cast("Callable[[], ParallelEnv[Any, Any, Any]]", thing))
+    if isinstance(made, AECEnv):
+        raise ConfigError(
+            f"{name} is turn-based (an AECEnv), and commlib steps all agents at once; "
+            "convert it with pettingzoo.utils.conversions.aec_to_parallel"
+        )
+    raise ConfigError(
+        f"{name} is or makes a {type(made).__name__}, which is no world; "
+        "give a commlib World, a PettingZoo ParallelEnv, or something to call that makes one"
+    )
+
+
+def _is_world(thing: object) -> bool:
+    return isinstance(getattr(thing, "spec", None), WorldSpec)
+
+
+def _load(module: str, attribute: str) -> object:
+    try:
+        loaded = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and (module == error.name or module.startswith(f"{error.name}.")):
+            raise ConfigError(f"there is no module {error.name!r}; is its folder on PYTHONPATH?") from error
+        raise ConfigError(f"{module} needs {error.name}, which is not installed") from error
+    try:
+        return getattr(loaded, attribute)
+    except AttributeError as error:
+        raise ConfigError(f"{module} has no {attribute!r}; {_nearest(attribute, dir(loaded))}") from error
+
+
+def _from_pettingzoo(package: str, place: str, name: str) -> World:
+    """Find the module of a PettingZoo environment, whichever of the two spellings is used, and wrap it."""
+    from commlib.experiments.world_pettingzoo import PettingZooWorld
+
+    *families, environment = re.split(r"[/.]", place.replace("-", "_"))
+    if package == "pettingzoo" and not families:
+        raise ConfigError(f'{name} lacks its family; write it as in "pettingzoo:sisl/pursuit-v5"')
+    family = ".".join((package, *families))
+    if family == "pettingzoo.mpe":
+        raise ConfigError(f'PettingZoo has given its mpe worlds away; use "mpe2:{environment}"')
+    extra = _EXTRAS.get(family, f"pettingzoo[{families[0]}]" if families else package)
+    versions = _environments(package, family, name, extra)
+    if environment not in versions:
+        base = re.sub(r"_v\d+$", "", environment)
+        same = [version for version in versions if re.sub(r"_v\d+$", "", version) == base]
+        known = f"{', '.join(same)} is what is installed" if same else _nearest(environment, versions)
+        raise ConfigError(f"{family} has no {environment}; {known}")
+    try:
+        with warnings.catch_warnings():
+            # PettingZoo 1.27 advises its registry, which 1.24 does not have and where mpe2 is not listed
+            warnings.filterwarnings("ignore", message="The old environment creation API", category=DeprecationWarning)
+            module = importlib.import_module(f"{family}.{environment}")
+            if not isinstance(module, ModuleType) or "parallel_env" not in vars(module):
+                raise ConfigError(f"{name} is turn-based only, and commlib steps all agents at once; choose another")
+            return PettingZooWorld(module.parallel_env, name=name)
+    except ImportError as error:
+        raise ConfigError(f'{name} cannot be loaded ({error}); pip install "{extra}"') from error
+
+
+def _environments(package: str, family: str, name: str, extra: str) -> list[str]:
+    """List the versioned environments of a family such as pettingzoo.sisl, without importing them."""
+    if importlib.util.find_spec(package) is None:
+        raise ConfigError(f'{name} needs {package}, which is not installed; pip install "{extra}"')
+    try:
+        found = importlib.import_module(family)
+    except ModuleNotFoundError as error:
+        families = [module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__)]
+        raise ConfigError(f"there is no {family}; {_nearest(family.rpartition('.')[2], families)}") from error
+    return [module.name for module in pkgutil.iter_modules(found.__path__) if re.search(r"_v\d+$", module.name)]
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    known = [word for word in known if not word.startswith("_")]
+    close = get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(sorted(known))}"
