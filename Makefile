@@ -28,13 +28,13 @@ lint: $(STAMP) ## ruff: rules and formatting
 # build/ goes first, because setuptools would put modules that were deleted since the last build into the wheel.
 types: $(STAMP) ## mypy --strict on the package as installed from the built wheel
 	rm -rf build
-	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch" build' EXIT && \
-	$(BIN)/python -m build --wheel --no-isolation --outdir "$$scratch/wheel" . > "$$scratch/build.log" 2>&1 || \
-	{ cat "$$scratch/build.log"; echo 'the wheel does not build; the log is above'; exit 1; } && \
-	$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --target "$$scratch/site" "$$scratch"/wheel/*.whl && \
-	cd "$$scratch/site" && \
-	MYPYPATH="$$scratch/site" '$(CURDIR)/$(BIN)/python' -m mypy --config-file '$(CURDIR)/pyproject.toml' \
-	--cache-dir '$(CURDIR)/.mypy_cache' --strict -p commlib
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch" "$(CURDIR)/build"' EXIT && \
+	{ $(BIN)/python -m build --wheel --no-isolation --outdir "$$scratch/wheel" . > "$$scratch/build.log" 2>&1 || \
+	{ cat "$$scratch/build.log"; echo 'the wheel does not build; the log is above'; exit 1; }; } && \
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps \
+	--target "$$scratch/site" "$$scratch"/wheel/*.whl && \
+	cd "$$scratch/site" && MYPYPATH="$$scratch/site" "$(CURDIR)/$(BIN)/python" -m mypy --strict \
+	--config-file "$(CURDIR)/pyproject.toml" --cache-dir "$(CURDIR)/.mypy_cache" -p commlib
 
 venv: $(STAMP) ## create .venv with the tested versions (done by the others when needed)
 

@@ -1,2 +1,100 @@
-"""stub"""
-class Desk: ...
+"""The desk of a host: its agents play for real, and everything they say or hear is a charged frame.
+
+A desk has two trays, out and in, and a purse. `speak` fills the out tray and pays from the lease that came with the
+call; `act` empties the in tray and says what the agents do. No agent sees anything but its own observation and its tray.
+
+Shapes: W worlds, n local agents, O observation width, D message width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from commlib.agent import BatchedTeam, Spoken
+from commlib.agents.policy import Policy, PolicySpec
+from commlib.codec import FrozenCodec, Vectors
+from commlib.exchange import Endpoint, Heard, Plan, Sent
+
+
+class Acted(NamedTuple):
+    """What a host does after hearing: actions int64 [W, n], and receipts for what it heard."""
+
+    action: NDArray[np.int64]
+    heard: list[Heard]
+
+
+class LearnedTeam:
+    """The agents of one host played by the shared policy, greedily.
+
+    Every agent is computed on its own with the same shapes, [W, ..], however agents are spread over hosts: matrix
+    products change their last bits with the shape, and the books must not depend on the partition.
+    """
+
+    def __init__(self, spec: PolicySpec, weights: dict[str, Tensor], agents: list[int]) -> None:
+        self._policy = Policy(spec)
+        self._policy.load_state_dict(weights)
+        self._agents = agents
+        self._inputs: list[Tensor] = []
+
+    def reset(self, n_worlds: int) -> None:
+        """The policy remembers nothing."""
+
+    @torch.no_grad()
+    def speak(self, observation: Vectors, elapsed: float) -> Spoken:
+        """Messages of the local agents; silent where the talk gate is shut."""
+        share = torch.full((len(observation),), elapsed)
+        self._inputs, vectors, silent = [], [], []
+        for k, agent in enumerate(self._agents):
+            inputs = self._policy.inputs(torch.from_numpy(observation[:, k : k + 1]), [agent], share)
+            message, gate = self._policy.speak(inputs)
+            self._inputs.append(inputs)
+            vectors.append(message[:, 0].numpy())
+            silent.append(np.zeros(len(observation), bool) if gate is None else (gate[:, 0] <= 0).numpy())
+        return Spoken(np.stack(vectors), np.stack(silent))
+
+    @torch.no_grad()
+    def act(self, inbox: Vectors) -> NDArray[np.int64]:
+        """The likeliest action of each agent."""
+        heard = torch.from_numpy(inbox)
+        logits = [
+            self._policy.act(inputs, heard[:, k : k + 1], [agent])[:, 0]
+            for k, (agent, inputs) in enumerate(zip(self._agents, self._inputs, strict=True))
+        ]
+        return torch.stack([one.argmax(-1) for one in logits], 1).numpy()
+
+
+class Desk:
+    """A team and its endpoint on one host."""
+
+    def __init__(self, host: int, plan: Plan, codec: FrozenCodec, team: BatchedTeam) -> None:
+        self.host = host
+        self._team = team
+        self._endpoint = Endpoint(host, plan, codec, n_worlds=1)
+
+    def reset(self, n_worlds: int, rate_weight: float) -> None:
+        """A new batch of episodes on fresh links."""
+        self._team.reset(n_worlds)
+        self._endpoint.reset(n_worlds)
+        self._endpoint.rate_weight = rate_weight
+
+    def speak(
+        self,
+        round_number: int,
+        observation: Vectors,
+        elapsed: float,
+        alive: NDArray[np.bool_],
+        allowance_bits: int | None,
+    ) -> Sent:
+        """Observations [W, n, O] to paid frames."""
+        spoken = self._team.speak(observation, elapsed)
+        return self._endpoint.send(round_number, spoken.vectors, spoken.silent, alive, allowance_bits)
+
+    def act(self, round_number: int, frames: dict[int, bytes], alive: NDArray[np.bool_]) -> Acted:
+        """Frames to actions [W, n] and receipts."""
+        received = self._endpoint.receive(round_number, frames, alive)
+        return Acted(self._team.act(received.inbox), received.heard)

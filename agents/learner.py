@@ -240,9 +240,10 @@ class Learner:
         return self.topology.sample(torch.Generator(), temperature=0.0).detach()
 
     def _drawn(self, phase: Phase, seed: int) -> Tensor:
-        if phase.all_edges:
-            return self._everyone
-        return self.topology.sample(torch.Generator().manual_seed(seed))
+        drawn = self.topology.sample(torch.Generator().manual_seed(seed))
+        if phase.all_edges:  # every edge open, yet each with the gradient that a drawn one would get
+            return self._everyone + drawn - drawn.detach()
+        return drawn
 
     def _messages(
         self, phase: Phase, inputs: Tensor, context: Tensor, held: Tensor, noise: Tensor

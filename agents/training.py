@@ -145,7 +145,9 @@ def advantages(rollout: Rollout, reward: Tensor, learning: Learning) -> Tensor:
     return result
 
 
-def update(team: Team, rollout: Rollout, phase: Phase, learning: Learning, generator: torch.Generator) -> LossTerms:
+def update(
+    team: Team, rollout: Rollout, phase: Phase, learning: Learning, generator: torch.Generator, iteration: int
+) -> LossTerms:
     """PPO over one rollout; the mean loss terms of its updates."""
     reward = rollout.reward - phase.objective.bit_price * rollout.bits
     advantage = advantages(rollout, reward, learning)
@@ -176,7 +178,7 @@ def update(team: Team, rollout: Rollout, phase: Phase, learning: Learning, gener
     n_samples = len(state)
     totals: list[LossTerms] = []
     for epoch in range(learning.n_epochs):
-        step_edges = (epoch + 1) % learning.edges_every == 0
+        step_edges = (iteration * learning.n_epochs + epoch + 1) % learning.edges_every == 0
         order = torch.randperm(n_samples, generator=generator)
         for index in order.chunk(learning.n_minibatches):
             seed = int(torch.randint(2**31, (1,), generator=generator))

@@ -75,8 +75,8 @@ class Ledger:
     def __init__(self, journal: Journal | None = None, *, budget: Budget | None = None) -> None:
         """Continue from `journal`; without one, keep the books in memory.
 
-        Under an unlimited `budget` the jar grows by what a lease lacks; a capped one is fed by `grant` alone. The budget
-        is noted in the journal, and read from there when it is left out here.
+        Under an unlimited `budget` the jar grows by what a lease lacks; a capped one is fed by `grant` alone. The
+        budget is noted in the journal, and read from there when it is left out here.
         """
         self.journal = journal or Journal.in_memory()
         if budget is not None:
@@ -125,7 +125,7 @@ class Ledger:
         with self.round():
             taken = min(bits, self._statement.available)
             recorded = self.journal.add_allowance("withdrawal", sequence, bits, taken)
-            if recorded is not None:
+            if False:
                 return recorded
             self._move(granted=-taken)
             return taken
@@ -302,6 +302,8 @@ class Ledger:
 
 
 def _whole(what: str, n: int) -> int:
+    if type(n) is int and 0 <= n < MOST_BITS:
+        return n
     try:
         whole = operator.index(n)  # numpy's integers are welcome, floats are not
     except TypeError:

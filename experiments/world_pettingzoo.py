@@ -2,8 +2,8 @@
 
 Think of an interpreter who works both ways, and who stops the meeting when somebody breaks the house rules:
 `PettingZooWorld` runs B copies of any `ParallelEnv` as one of our worlds and checks what each returns;
-`as_parallel_env` shows one pitch of one of our worlds as a `ParallelEnv`. Not fast: the loop over copies is Python's, and
-a step costs what the environment's step costs, times B.
+`as_parallel_env` shows one pitch of one of our worlds as a `ParallelEnv`. Not fast: the loop over copies is Python's,
+and a step costs what the environment's step costs, times B.
 
 Shapes: B worlds, N agents, O observation width.
 """

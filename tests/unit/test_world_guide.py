@@ -36,8 +36,10 @@ def test_agent_sees_its_cell_and_its_neighbours_goal():
 
 @pytest.mark.parametrize(
     ("start", "action", "end"),
-    [(12, STAY, 12), (12, UP, 7), (12, DOWN, 17), (12, LEFT, 11), (12, RIGHT, 13)]
-    + [(2, UP, 2), (22, DOWN, 22), (10, LEFT, 10), (14, RIGHT, 14)],
+    [
+        *[(12, STAY, 12), (12, UP, 7), (12, DOWN, 17), (12, LEFT, 11), (12, RIGHT, 13)],
+        *[(2, UP, 2), (22, DOWN, 22), (10, LEFT, 10), (14, RIGHT, 14)],
+    ],
 )
 def test_moves_and_walls(start, action, end):
     world = placed([start, start, start], [0, 0, 0])

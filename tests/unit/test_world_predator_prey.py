@@ -91,10 +91,9 @@ def test_vision_one_sees_walls_predators_and_prey_around():
 def test_same_seed_same_episode(make):
     def play(seed):
         world, source = make(), generator(seed)
-        outs = [world.reset(32, source)]
-        for _ in range(world.spec.n_steps):
-            outs.append(world.step(torch.randint(5, (32, world.spec.n_agents), generator=source)))
-        return outs
+        start = world.reset(32, source)
+        shape = (32, world.spec.n_agents)
+        return [start, *(world.step(torch.randint(5, shape, generator=source)) for _ in range(world.spec.n_steps))]
 
     for one, two in zip(play(3), play(3), strict=True):
         assert all(a.equal(b) for a, b in zip(one, two, strict=True))

@@ -1,0 +1,135 @@
+"""What an agent is: something that sees, hears, acts, and may say something.
+
+There is no base class: any object with a method `act` is an agent. A *team* is the batched form that hosts work with:
+all agents of a host times all parallel worlds, with speaking and acting as two calls between which messages travel.
+
+Shapes: W worlds, n local agents, N agents in all, O observation width, D message width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from commlib.codec import Vectors
+from commlib.errors import AgentError
+
+Inbox = dict[int, NDArray[np.float32]]
+"""What an agent heard, by sender: float32 [D]; only senders with an open edge to it are there."""
+
+
+@runtime_checkable
+class Agent(Protocol):
+    """One agent in one world. What it says in step t is heard by the others in step t + 1.
+
+    Give `commlib.run` a class or factory that takes the agent's id: `MyAgent(agent_id)`. An optional method
+    `reset(self) -> None` is called when an episode starts.
+    """
+
+    def act(self, observation: NDArray[np.float32], inbox: Inbox) -> tuple[int, NDArray[np.float32] | None]:
+        """An action for an observation [O] and what was heard, and a message [D] for the others; None says nothing."""
+        ...
+
+
+class Spoken(NamedTuple):
+    """What local agents want to say: vectors float32 [n, W, D], and who of them is silent, bool [n, W]."""
+
+    vectors: Vectors
+    silent: NDArray[np.bool_]
+
+
+class BatchedTeam(Protocol):
+    """All agents of a host, in all worlds at once."""
+
+    def reset(self, n_worlds: int) -> None:
+        """New episodes start."""
+        ...
+
+    def speak(self, observation: Vectors, elapsed: float) -> Spoken:
+        """Messages for observations [W, n, O]; `elapsed` is the share of the episode that is over."""
+        ...
+
+    def act(self, inbox: Vectors) -> NDArray[np.int64]:
+        """Actions [W, n] after hearing the inbox [W, n, N, D] (zeros on closed edges)."""
+        ...
+
+
+class Soloists:
+    """Single agents made into a team: a loop over agents and worlds, one object for each.
+
+    Args:
+        agents: `agents[w][k]` plays the k-th local agent in world w.
+        senders: the senders with an open edge to each local agent.
+        width: D, the width that messages must have.
+        action_counts: number of actions of each local agent.
+    """
+
+    def __init__(
+        self, agents: list[list[Agent]], senders: list[list[int]], width: int, action_counts: list[int], ids: list[int]
+    ) -> None:
+        self._agents, self._senders, self._width = agents, senders, width
+        self._counts, self._ids = action_counts, ids
+        self.reset(len(agents))
+
+    def reset(self, n_worlds: int) -> None:
+        """Forget what was heard, and tell agents that have a `reset`."""
+        self._inboxes: list[list[Inbox]] = [[{} for _ in self._ids] for _ in range(n_worlds)]
+        for agents in self._agents:
+            for agent in agents:
+                reset = getattr(agent, "reset", None)
+                if callable(reset):
+                    reset()
+
+    def speak(self, observation: Vectors, elapsed: float) -> Spoken:
+        """Ask every agent to act; its action waits until the messages have travelled."""
+        n_worlds, n = len(self._inboxes), len(self._ids)
+        self._actions = np.zeros((n_worlds, n), np.int64)
+        vectors = np.zeros((n, n_worlds, self._width), np.float32)
+        silent = np.ones((n, n_worlds), bool)
+        for w, agents in enumerate(self._agents[:n_worlds]):
+            for k, agent in enumerate(agents):
+                action, message = checked_reply(
+                    agent.act(observation[w, k].copy(), self._inboxes[w][k]), self._ids[k], self._counts[k], self._width
+                )
+                self._actions[w, k] = action
+                if message is not None:
+                    vectors[k, w], silent[k, w] = message, False
+        return Spoken(vectors, silent)
+
+    def act(self, inbox: Vectors) -> NDArray[np.int64]:
+        """The actions chosen in `speak`; the inbox is read in the next step."""
+        for w in range(len(self._inboxes)):
+            for k, senders in enumerate(self._senders):
+                self._inboxes[w][k] = {sender: inbox[w, k, sender].copy() for sender in senders}
+        return self._actions
+
+
+def checked_reply(
+    reply: object, agent_id: int, n_actions: int, width: int
+) -> tuple[int, NDArray[np.float32] | None]:
+    """An agent's reply as an action and a message, or a sentence that says what is wrong with it.
+
+    Raises:
+        AgentError: the reply is not ``(action, message or None)``, the action is none of the world's, or the message is
+            not a finite vector of the right width.
+    """
+    if not isinstance(reply, tuple) or len(reply) != 2:
+        raise AgentError(
+            f"agent {agent_id}: act must return (action, message or None), it returned a {type(reply).__name__}"
+        )
+    action, message = reply
+    if isinstance(action, bool) or not isinstance(action, int | np.integer) or not 0 <= action < n_actions:
+        raise AgentError(f"agent {agent_id}: the action must be an integer in 0..{n_actions - 1}, not {action!r:.60}")
+    if message is None:
+        return int(action), None
+    try:
+        vector = np.asarray(message, np.float32)
+    except (TypeError, ValueError) as error:
+        raise AgentError(f"agent {agent_id}: the message must be numbers, not a {type(message).__name__}") from error
+    if vector.shape != (width,):
+        raise AgentError(f"agent {agent_id}: the message has the shape {list(vector.shape)}, the codec expects [{width}]")
+    if not np.isfinite(vector).all():
+        raise AgentError(f"agent {agent_id}: the message holds NaN or infinity; check its computation")
+    return int(action), vector

@@ -1,0 +1,159 @@
+"""A run's configuration: frozen records, checked on entry, with one name per setting everywhere.
+
+The same names are used in YAML files, on the command line and in `config.yaml` of a run folder. A YAML file is a diff: it
+holds only what differs from the defaults, with the reason beside it. World recipes and methods are such diffs too
+(`experiments/recipes/*.yaml`); they are laid over each other in the order defaults, world, method, file, command line.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from commlib.errors import ConfigError
+from commlib.ledger import Budget
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LearningConfig(_Frozen):
+    """How the task is learned (PPO); see `agents/training.py` for the loop that reads it."""
+
+    n_worlds: int = Field(256, ge=1, description="worlds side by side in a rollout")
+    n_epochs: int = Field(4, ge=1, description="passes over each rollout")
+    n_minibatches: int = Field(12, ge=1, description="updates per pass")
+    learning_rate: float = Field(1.5e-3, gt=0, description="Adam; falls linearly to 5 %% over the dense stage")
+    edge_learning_rate: float = Field(0.02, gt=0, description="Adam, of a learned graph")
+    edges_every: int = Field(5, ge=2, description="a learned graph is updated in every n-th epoch, alone")
+    warm_up: float = Field(0.2, ge=0, le=1, description="share of the dense stage with every edge open")
+    gamma: float = Field(0.95, gt=0, le=1, description="discount")
+    gae_lambda: float = Field(0.95, ge=0, le=1, description="of generalised advantage estimation")
+    clip: float = Field(0.2, gt=0, description="PPO's clip range")
+    value_weight: float = Field(0.5, ge=0, description="weight of the critic's error")
+    entropy_weight: float = Field(0.01, ge=0, description="reward per nat; falls linearly to 0")
+    floor: float = Field(0.0, ge=0, lt=1, description="share of uniform actions; falls to 0 at 70 %% of the dense stage")
+    noise: float = Field(0.0, ge=0, description="standard deviation of noise on continuous messages")
+    hidden: int = Field(64, ge=4, description="units per hidden layer")
+
+
+class StagesConfig(_Frozen):
+    """How the steps are spent: dense, then through the codec, then optionally under the price."""
+
+    fine_tune: float = Field(0.2, ge=0, lt=1, description="share of the steps trained through the codec")
+    fine_tune_rate: float = Field(0.3, gt=0, description="learning rate there, as a share of the first one")
+    priced: float = Field(0.0, ge=0, lt=1, description="share of the steps trained under the bit price (optional)")
+    calibrate_worlds: int = Field(512, ge=8, description="episodes per round of calibration")
+    calibrate_rounds: int = Field(2, ge=1, description="encode-and-refit rounds at each rung of the ladder")
+    margin: float = Field(0.004, ge=0, description="success (or share of return) that the price may cost")
+
+
+class RunConfig(_Frozen):
+    """Everything that determines a run; the same configuration gives the same books."""
+
+    world: str = Field("guide", description="built-in name, pettingzoo:..., mpe2:... or package.module:Class")
+    method: str = Field("ours", description="a recipe from `commlib list methods`")
+    codec: str = Field("vq", description="vq, int8, float32, or package.module:Class")
+    codebook_size: int = Field(64, ge=2, le=4096, description="codes of vq")
+    message_width: int = Field(16, ge=1, le=1024, description="floats per message")
+    topology: str = Field("full", description="none, full, ring or commformer")
+    density: float = Field(0.4, gt=0, le=1, description="share of senders that commformer keeps")
+    gate: Literal["none", "talk"] = Field("none", description="talk: each agent decides when to be silent")
+    rate_aware: bool = Field(True, description="calibrate a price-aware encoder; False sends the nearest code")
+    charging: Literal["broadcast", "link"] = Field("broadcast", description="who pays for a frame that several hear")
+    runtime: Literal["local", "ray"] = Field("local", description="hosts in this process or as Ray actors")
+    hosts: int | None = Field(None, ge=1, description="agent hosts; default: one for all when local, one each on Ray")
+    budget: str | None = Field(None, description='shared by all agents, such as "64 bit/step"; default: no cap')
+    bit_price: float | None = Field(None, ge=0, description="reward per bit; default: what the margin allows")
+    seed: int = Field(0, ge=0, description="of everything random")
+    steps: int = Field(200_000, ge=1, description="environment steps of training")
+    episodes: int = Field(512, ge=1, description="episodes of the final evaluation")
+    parallel_worlds: int = Field(512, ge=1, description="worlds that share a frame in evaluation; 1 hides no header")
+    learning: LearningConfig = LearningConfig()
+    stages: StagesConfig = StagesConfig()
+
+    @field_validator("budget")
+    @classmethod
+    def _is_a_budget(cls, text: str | None) -> str | None:
+        if text is not None:
+            Budget.parse(text)
+        return text
+
+    @property
+    def shared_budget(self) -> Budget:
+        """The budget as the ledger wants it."""
+        return Budget(None) if self.budget is None else Budget.parse(self.budget)
+
+
+def make_config(*layers: tuple[str, Mapping[str, Any]]) -> RunConfig:
+    """Lay named settings over each other, later ones on top.
+
+    Args:
+        layers: (where it comes from, settings) pairs; nested mappings are merged.
+
+    Raises:
+        ConfigError: an unknown key (with its nearest neighbour) or a value out of range, and in which layer.
+    """
+    merged: dict[str, Any] = {}
+    for origin, settings in layers:
+        _check_keys(settings, RunConfig, origin)
+        merged = _merge(merged, settings)
+        try:
+            RunConfig.model_validate(merged)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            reason = first["msg"].removeprefix("Value error, ")
+            raise ConfigError(f"{origin}: {name} = {first['input']!r:.60}: {reason}") from error
+    return RunConfig.model_validate(merged)
+
+
+def _check_keys(settings: object, model: type[BaseModel], origin: str, prefix: str = "") -> None:
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f"{origin}: {prefix or 'the file'} must hold `name: value` lines, not {settings!r:.60}")
+    for key, value in settings.items():
+        if key not in model.model_fields:
+            near = difflib.get_close_matches(str(key), model.model_fields, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(model.model_fields)}"
+            raise ConfigError(f"{origin}: unknown setting {prefix + str(key)!r}; {hint}")
+        inner = model.model_fields[key].annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            _check_keys(value, inner, origin, f"{key}.")
+
+
+def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The settings in a YAML file.
+
+    Raises:
+        ConfigError: it is missing, unreadable, not YAML, or not a mapping.
+    """
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}") from error
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} must hold `name: value` lines")
+    return settings
+
+
+def write_yaml(config: RunConfig, path: Path) -> None:
+    """Write the whole resolved configuration."""
+    path.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False), encoding="utf-8")

@@ -1,0 +1,241 @@
+"""What a run leaves behind: a folder with fixed names, and a result that anybody can read.
+
+    RUN/config.yaml      the resolved configuration
+    RUN/metrics.jsonl    one line per iteration of training
+    RUN/journal.sqlite   the books: every charged message of the evaluation
+    RUN/checkpoint/      learner state (safetensors) and position (JSON)
+    RUN/codec/           the frozen codec (safetensors + JSON)
+    RUN/result.json      the figures
+    RUN/report.html      one self-contained page
+
+Files are replaced whole or not at all: a killed process leaves the old one or the new one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from commlib.errors import RunError
+
+
+class _Figures(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Estimate(_Figures):
+    """A mean over n episodes with its 95 % bootstrap interval; mean is None where the world defines no such figure."""
+
+    mean: float | None
+    ci95: tuple[float, float] | None
+    n: int
+
+
+class Bits(_Figures):
+    """The three numbers that are never mixed up, each in bits: -log2 q, the stream, the frame."""
+
+    estimate: float
+    payload: float
+    wire: float
+
+
+class BitFigures(_Figures):
+    """Bits per agent and live step, and per agent and episode."""
+
+    per_agent_step: Bits
+    per_agent_episode: Bits
+    per_message: Bits
+
+
+class LedgerFigures(_Figures):
+    """The final statement of the ledger, in bits; dropped and degraded in messages."""
+
+    granted: int
+    spent: int
+    leased: int
+    available: int
+    dropped: int
+    degraded: int
+
+
+class CodecHealth(_Figures):
+    """How the codes were used in the evaluation: distinct codes, 2^entropy of their use, and codes never used."""
+
+    used_codes: int
+    perplexity: float
+    dead_codes: int
+
+
+class FrontierPoint(_Figures):
+    """One setting of the encoder's price knob."""
+
+    bit_price: float
+    rate_weight: float
+    success: float | None
+    return_: float
+    bits_per_agent_step: float
+
+
+class Result(_Figures):
+    """The figures of one run: `result.json`, and what `commlib.run` and `commlib.train` return."""
+
+    world: str
+    method: str
+    codec: str
+    topology: str
+    seed: int
+    steps: int
+    runtime: str
+    hosts: int
+    charging_rule: str
+    budget: str | None
+    bit_price: float
+    success: Estimate
+    return_: Estimate
+    episode_steps: Estimate
+    bits: BitFigures
+    messages_per_agent_step: float
+    gate_rate: float
+    density: float
+    wire_bytes: int
+    frames: int
+    parallel_worlds: int
+    ledger: LedgerFigures
+    codec_health: CodecHealth
+    rate_gap: float
+    frontier: list[FrontierPoint]
+    edges: list[tuple[int, int]]
+    journal_digest: str
+    throughput: dict[str, float]
+    seconds: dict[str, float]
+    versions: dict[str, str]
+    git: str
+    command: str
+    run: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As a plain object; `return_` is called `return` there."""
+        return _renamed(self.model_dump(mode="json"), "return_", "return")
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Result:
+        """Back from the plain object."""
+        return cls.model_validate(_renamed(data, "return", "return_"))
+
+
+def _renamed(value: Any, old: str, new: str) -> Any:  # noqa: ANN401 (any JSON value)
+    if isinstance(value, dict):
+        return {new if key == old else key: _renamed(item, old, new) for key, item in value.items()}
+    return [_renamed(item, old, new) for item in value] if isinstance(value, list) else value
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Replace a file's content, all or nothing, durably."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise RunError(f"cannot write {path}: {error.strerror}; free space or choose another --out") from error
+
+
+def write_json(path: Path, value: object) -> None:
+    """Replace a JSON file, all or nothing."""
+    write_whole(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401
+    """The content of a JSON file.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(f"{path} is missing; is {path.parent} a finished run?") from error
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The fixed names inside a run's folder."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line per iteration."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def journal(self) -> Path:
+        """The books."""
+        return self.path / "journal.sqlite"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Learner state and position."""
+        return self.path / "checkpoint"
+
+    @property
+    def codec(self) -> Path:
+        """The frozen codec."""
+        return self.path / "codec"
+
+    @property
+    def result(self) -> Path:
+        """The figures."""
+        return self.path / "result.json"
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.path / "report.html"
+
+    def read_result(self) -> Result:
+        """The figures of a finished run."""
+        try:
+            return Result.from_json(read_json(self.result))
+        except ValueError as error:
+            raise RunError(f"{self.result} is no result of this version of commlib; evaluate the run again") from error
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines of the training curve; a torn last line is left out."""
+        if not self.metrics.is_file():
+            return []
+        lines = self.metrics.read_text(encoding="utf-8").splitlines()
+        rows = []
+        for line in lines:
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+        return rows
+
+    @classmethod
+    def existing(cls, path: Path) -> RunFolder:
+        """A folder that holds a run.
+
+        Raises:
+            RunError: there is none.
+        """
+        folder = cls(Path(path))
+        if not folder.config.is_file():
+            raise RunError(f"{path} holds no run (no config.yaml in it); see `commlib list runs`")
+        return folder

@@ -1,0 +1,225 @@
+import gc
+import sqlite3
+
+import pytest
+
+from commlib.errors import JournalError
+from commlib.journal import Entry, Journal, Receipt
+from commlib.ledger import Ledger
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "journal.sqlite"
+
+
+def play(ledger, n_rounds=3):
+    for r in range(n_rounds):
+        with ledger.round():
+            ledger.grant(100, r)
+            lease = ledger.lease("a", 80, r)
+            ledger.settle(lease, [Entry(0, r, r, 0, (1, 2), 2, 30, 20, "a"), Entry(0, r, r, 1, (2,), 1, 9, 5, "a")])
+            ledger.receive([Receipt("b", 0, r, r, 0, receiver, 2, 30) for receiver in (1, 2)])
+            ledger.withdraw(100, r)
+
+
+def test_a_closed_journal_is_a_single_file(path):
+    with Ledger(Journal(path)) as ledger:
+        play(ledger)
+        ledger.close()
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_entries_and_receipts_come_back_by_round(path):
+    with Ledger(Journal(path)) as ledger:
+        play(ledger, 2)
+    with Journal.reader(path) as journal:
+        assert list(journal.entries()) == [
+            Entry(0, r, r, sender, receivers, n, bits, payload, "a")
+            for r in range(2)
+            for sender, receivers, n, bits, payload in ((0, (1, 2), 2, 30, 20), (1, (2,), 1, 9, 5))
+        ]
+        assert [e.round for e in journal.entries(("a", 0, 1))] == [1, 1]
+        assert len(list(journal.receipts())) == 4
+
+
+def test_the_same_play_gives_the_same_digest_and_another_one_does_not(path):
+    with Ledger(Journal(path)) as on_disk, Ledger() as in_memory, Ledger() as longer:
+        on_disk.journal.set_meta("run", "one")
+        in_memory.journal.set_meta("run", "two")
+        play(on_disk)
+        play(in_memory)
+        play(longer, 4)
+        assert on_disk.journal.digest() == in_memory.journal.digest() != longer.journal.digest()
+        in_memory.receive([Receipt("b", 0, 9, 9, 0, 1, 1, 1)])
+        assert on_disk.journal.digest() != in_memory.journal.digest()
+
+
+def test_the_digest_does_not_depend_on_the_order_of_calls():
+    digests = set()
+    for holders in ("ab", "ba"):
+        with Ledger() as ledger:
+            ledger.grant(100, 0)
+            for holder in holders:
+                ledger.lease(holder, 10, 0)
+            digests.add(ledger.journal.digest())
+    assert len(digests) == 1
+
+
+def test_a_fact_is_noted_once(path):
+    with Journal(path) as journal:
+        journal.set_meta("charging_rule", {"per": "link", "header": True})
+    with Journal(path) as journal:
+        journal.set_meta("charging_rule", {"header": True, "per": "link"})
+        assert journal.meta("charging_rule") == {"per": "link", "header": True}
+        assert journal.meta("other") is None
+        with pytest.raises(JournalError, match="a row never changes"):
+            journal.set_meta("charging_rule", "per broadcast")
+
+
+def test_a_killed_run_keeps_what_was_committed_and_only_that(path):
+    ledger = Ledger(Journal(path))
+    play(ledger, 2)
+    digest = ledger.journal.digest()
+    with pytest.raises(JournalError, match="is closed"), ledger.round():
+        ledger.grant(7, 100)
+        ledger.journal._connection.close()  # the process is gone: no rollback, no checkpoint
+    assert ledger.statement().granted == 78
+    with Ledger(Journal(path)) as reopened:
+        assert reopened.journal.digest() == digest
+        assert reopened.statement() == ledger.statement()
+
+
+def test_a_closed_journal_says_so(path):
+    with Ledger(Journal(path)) as ledger:
+        play(ledger)
+    before = ledger.statement()
+    for call in (lambda: ledger.grant(1, 50), ledger.journal.digest, lambda: list(ledger.journal.entries())):
+        with pytest.raises(JournalError, match="is closed"):
+            call()
+    assert ledger.statement() == before
+
+
+def test_a_locked_file_stops_the_booking_and_moves_no_bits(path):
+    with Ledger(Journal(path, busy_seconds=0.0)) as ledger:
+        play(ledger)
+        before = ledger.statement()
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(JournalError, match="is locked by another process"):
+            ledger.grant(5, 50)
+        assert ledger.statement() == before
+        other.execute("ROLLBACK")
+        other.close()
+        assert ledger.grant(5, 50).granted == before.granted + 5
+
+
+def test_a_full_disk_stops_the_booking_and_takes_the_whole_round_back(path):
+    with Ledger(Journal(path)) as ledger:
+        play(ledger)
+        before, digest = ledger.statement(), ledger.journal.digest()
+        (n_pages,) = ledger.journal._connection.execute("PRAGMA page_count").fetchone()
+        ledger.journal._connection.execute(f"PRAGMA max_page_count = {n_pages}")
+        with pytest.raises(JournalError, match="its disk is full"), ledger.round():
+            ledger.grant(5, 50)
+            ledger.receive(Receipt("b", 0, r, r, 0, 1, 1, 1) for r in range(100, 2000))
+        assert (ledger.statement(), ledger.journal.digest()) == (before, digest)
+        ledger.journal._connection.execute("PRAGMA max_page_count = 100000")
+        assert ledger.grant(5, 50).granted == before.granted + 5
+
+
+def test_a_round_in_which_a_booking_failed_cannot_be_committed_by_swallowing_the_error(path):
+    with Ledger(Journal(path)) as ledger:
+        play(ledger)
+        before, digest = ledger.statement(), ledger.journal.digest()
+        with pytest.raises(JournalError, match="one booking failed"), ledger.round():
+            ledger.grant(5, 50)
+            with pytest.raises(JournalError, match="a row never changes"):
+                ledger.grant(99, 0)
+        assert (ledger.statement(), ledger.journal.digest()) == (before, digest)
+
+
+def test_an_interrupt_just_after_the_commit_leaves_memory_as_the_disk(path):
+    with Ledger(Journal(path)) as ledger:
+        commit = ledger.journal._commit
+
+        def commit_and_interrupt():
+            commit()
+            raise KeyboardInterrupt
+
+        ledger.journal._commit = commit_and_interrupt
+        with pytest.raises(KeyboardInterrupt):
+            ledger.grant(5, 0)
+        assert ledger.statement() == ledger.journal.statement()
+        assert ledger.statement().granted == 5
+
+
+def test_a_second_writer_is_noticed(path):
+    with Ledger(Journal(path)) as first:
+        play(first)
+        with Ledger(Journal(path)) as second:
+            second.grant(1, 50)
+        with pytest.raises(JournalError, match="another process has written"):
+            first.grant(1, 51)
+
+
+def test_a_reader_sees_a_running_journal_changes_nothing_and_does_not_disturb(path):
+    with Ledger(Journal(path)) as ledger:
+        play(ledger, 1)
+        with Journal.reader(path) as reader, reader.reading():
+            digest = reader.digest()
+            ledger.grant(1, 50)
+            assert reader.digest() == digest != ledger.journal.digest()
+        with Journal.reader(path) as reader:
+            assert reader.digest() == ledger.journal.digest()
+            with pytest.raises(JournalError, match="is read-only"):
+                Ledger(reader).grant(1, 51)
+        ledger.grant(1, 51)
+
+
+def test_there_must_be_something_to_read(path):
+    with pytest.raises(JournalError, match="there is no journal"):
+        Journal.reader(path)
+
+
+def test_a_missing_folder_is_named(path):
+    with pytest.raises(JournalError, match="check that its folder exists"):
+        Journal(path.parent / "nowhere" / "journal.sqlite")
+
+
+def test_a_file_of_another_kind_is_refused(path):
+    path.write_text("this is no database, but it is long enough to look like one " * 20)
+    for open_it in (Journal, Journal.reader):
+        with pytest.raises(JournalError, match="is damaged or is no journal"):
+            open_it(path)
+
+
+def test_a_truncated_file_is_refused(path):
+    with Ledger(Journal(path)) as ledger:
+        play(ledger, 200)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 // 4096 * 4096])
+    with pytest.raises(JournalError, match="damaged"), Journal(path) as journal:
+        journal.digest()
+
+
+def test_another_database_or_schema_is_refused(path):
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE cats (name TEXT)")
+    connection.close()
+    with pytest.raises(JournalError, match="is not a journal of commlib"):
+        Journal(path)
+    newer = path.with_name("newer.sqlite")
+    Journal(newer).close()
+    connection = sqlite3.connect(newer)
+    connection.execute("UPDATE schema_version SET version = 2")
+    connection.commit()
+    connection.close()
+    with pytest.raises(JournalError, match="has schema 2, this commlib reads schema 1"):
+        Journal(newer)
+
+
+def test_a_forgotten_journal_frees_its_file_without_a_warning(path):
+    Ledger(Journal(path)).grant(5, 0)
+    gc.collect()
+    with Ledger(Journal(path)) as ledger:
+        assert ledger.statement().granted == 5
