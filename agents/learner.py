@@ -82,6 +82,14 @@ class Samples(NamedTuple):
     noise: Tensor
 
 
+class Gradients(NamedTuple):
+    """The gradients of all hosts, summed; `step_edges` says which of the two is applied."""
+
+    weights: Tensor
+    edges: Tensor
+    step_edges: bool
+
+
 class _Flat:
     """A module's parameters as one vector, with one gradient vector and one Adam state."""
 
@@ -151,8 +159,13 @@ class Learner:
         self._samples = samples
         self._all_inputs = self.policy.inputs(samples.observation, self.agents, samples.elapsed)
 
-    def forward_messages(self, phase: Phase, index: Tensor) -> Tensor:
-        """The sender's leg: messages [M, n, D] of the indexed samples; the graph is kept for `backward_messages`."""
+    def forward_messages(self, phase: Phase, index: Tensor, pending: Gradients | None) -> Tensor:
+        """The sender's leg: messages [M, n, D] of the indexed samples; the graph is kept for `backward_messages`.
+
+        `pending` are gradients of the minibatch before, applied first.
+        """
+        if pending is not None:
+            self.apply(phase, pending)
         self._weights.gradient.zero_()
         self._edges.gradient.zero_()
         s = self._samples
@@ -202,13 +215,14 @@ class Learner:
         torch.autograd.backward([r for r, _ in roots], [g for _, g in roots])
         return self._weights.gradient, self._edges.gradient
 
-    def apply(self, phase: Phase, weights: Tensor, edges: Tensor, step_edges: bool) -> None:
+    def apply(self, phase: Phase, gradients: Gradients) -> None:
         """Apply the summed gradients of all hosts: the edges in their own epochs, the weights in all others."""
-        if step_edges:
-            self._edges.step(edges, phase.edge_learning_rate)
+        if gradients.step_edges:
+            self._edges.step(gradients.edges, phase.edge_learning_rate)
             return
-        norm = torch.linalg.vector_norm(weights)
-        self._weights.step(weights * (MAX_GRADIENT_NORM / norm.clamp_min(MAX_GRADIENT_NORM)), phase.learning_rate)
+        norm = torch.linalg.vector_norm(gradients.weights)
+        clipped = gradients.weights * (MAX_GRADIENT_NORM / norm.clamp_min(MAX_GRADIENT_NORM))
+        self._weights.step(clipped, phase.learning_rate)
 
     # --- state --------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from commlib.agents.learner import Phase, Samples
+from commlib.agents.learner import Gradients, Phase, Samples
 from commlib.agents.runtime import Runtime
 from commlib.codec import START
 from commlib.exchange import Plan
@@ -177,17 +177,19 @@ def update(
     team.each("learner.load", samples)
     n_samples = len(state)
     totals: list[LossTerms] = []
+    pending: Gradients | None = None  # applied with the next question, to save a call
     for epoch in range(learning.n_epochs):
         step_edges = (iteration * learning.n_epochs + epoch + 1) % learning.edges_every == 0
         order = torch.randperm(n_samples, generator=generator)
         for index in order.chunk(learning.n_minibatches):
             seed = int(torch.randint(2**31, (1,), generator=generator))
-            z = torch.cat(team.each("learner.forward_messages", phase, index), 1)
+            z = torch.cat(team.each("learner.forward_messages", phase, index, pending), 1)
             legs = team.each("learner.backward_actions", phase, z, seed)
             gradient = sum((leg[0] for leg in legs[1:]), legs[0][0])
             shares = team.each("learner.backward_messages", mine(gradient))
             weights = sum((s[0] for s in shares[1:]), shares[0][0])
             edges = sum((s[1] for s in shares[1:]), shares[0][1])
-            team.each("learner.apply", phase, weights, edges, step_edges)
+            pending = Gradients(weights, edges, step_edges)
             totals.append(LossTerms(*(sum(parts) for parts in zip(*(leg[1] for leg in legs), strict=True))))
+    team.each("learner.apply", phase, pending)
     return LossTerms(*(torch.stack(list(column)).mean() for column in zip(*totals, strict=True)))

@@ -125,7 +125,7 @@ class Ledger:
         with self.round():
             taken = min(bits, self._statement.available)
             recorded = self.journal.add_allowance("withdrawal", sequence, bits, taken)
-            if False:
+            if recorded is not None:
                 return recorded
             self._move(granted=-taken)
             return taken

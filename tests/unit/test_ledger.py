@@ -327,8 +327,7 @@ def test_threads_never_lease_more_than_there_is(ledger):
 
     def work(holder):
         with contextlib.suppress(OverBudget):
-            for sequence in range(20):
-                given.append(ledger.lease(holder, 2, sequence))
+            given.extend(ledger.lease(holder, 2, sequence) for sequence in range(20))
 
     threads = [threading.Thread(target=work, args=(f"host-{k}",)) for k in range(4)]
     for thread in threads:

@@ -1,0 +1,152 @@
+"""The runtime over Ray: each host is an actor in a process of its own. The only file that imports ray.
+
+A Ray call costs about a millisecond whatever is in it, so the number of calls is the cost: one call per host and
+question, each with its own time limit, because a stopped actor is never reported dead. Calls are delivered at most once
+(`max_task_retries=0`): a message must not arrive twice. A cluster that is already running is joined and left running.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+
+from commlib.agents.host import AgentHost
+from commlib.errors import CommlibError, HostError
+
+
+
+class _HostProcess(AgentHost):
+    """An agent host at the far end of a Ray call."""
+
+    def ping(self) -> int:
+        """Answer, once the process is up."""
+        return self.host
+
+    def call_packed(self, path: str, arguments: Any) -> Any:  # noqa: ANN401
+        """`call` with tensors packed as arrays both ways."""
+        return to_arrays(self.call(path, *to_tensors(arguments)))
+
+
+RemoteHost = ray.remote(_HostProcess)
+CALL_SECONDS = 120.0
+START_SECONDS = 180.0
+
+
+class RayRuntime:
+    """One actor per host. Start it, call it, close it; or use it as a context manager."""
+
+    name = "ray"
+
+    def __init__(self, n_hosts: int, *, call_seconds: float = CALL_SECONDS) -> None:
+        self.n_hosts = n_hosts
+        self._call_seconds = call_seconds
+        self._started_ray = _join_or_start()
+        cpus = ray.cluster_resources().get("CPU", 1.0)
+        share = min(1.0, max(0.01, 0.9 * cpus / n_hosts))  # fractional, so that a laptop holds twenty hosts
+        options = RemoteHost.options(num_cpus=share, max_restarts=0, max_task_retries=0)
+        self._actors = [options.remote(host) for host in range(n_hosts)]
+        self._get([actor.ping.remote() for actor in self._actors], START_SECONDS, "start")
+
+    def each(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Call a method of every host; all at once, answers in host order."""
+        pending = [
+            actor.call_packed.remote(method, to_arrays(args))
+            for actor, args in zip(self._actors, arguments, strict=True)
+        ]
+        return [to_tensors(answer) for answer in self._get(pending, self._call_seconds, method)]
+
+    def _get(self, pending: list[Any], seconds: float, what: str) -> list[Any]:
+        try:
+            answers: list[Any] = ray.get(pending, timeout=seconds)
+        except GetTimeoutError as error:
+            ready, _ = ray.wait(pending, num_returns=len(pending), timeout=0)
+            slow = [host for host, ref in enumerate(pending) if ref not in ready]
+            raise HostError(
+                f"host {slow} did not answer {what!r} within {seconds:g} s; it hangs, is stopped, or the machine is "
+                f"overloaded: run fewer hosts (--hosts)"
+            ) from error
+        except RayActorError as error:
+            raise HostError(f"an agent host died during {what!r}; continue the run with --resume") from error
+        except RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, CommlibError):
+                raise cause from error
+            raise HostError(f"{what!r} failed on a host: {type(cause).__name__}: {cause}") from error
+        except RayError as error:
+            raise HostError(f"Ray failed during {what!r}: {error}") from error
+        return answers
+
+    def close(self) -> None:
+        """End the actors, and Ray too if we started it."""
+        actors, self._actors = self._actors, []
+        if not ray.is_initialized():
+            return
+        for actor in actors:
+            ray.kill(actor, no_restart=True)
+        if self._started_ray:
+            ray.shutdown()
+            self._started_ray = False
+
+
+def _join_or_start() -> bool:
+    """Join a running cluster (`RAY_ADDRESS`), or start Ray on this machine; whether we started it."""
+    if ray.is_initialized():
+        return False
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        ray.init(
+            address=address or "local",
+            include_dashboard=False if address is None else None,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            configure_logging=False,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = f"join the Ray cluster at {address}" if address else "start Ray here"
+        raise HostError(
+            f"cannot {where}: {' '.join(str(error).split())[:200]}. Check that it runs, that its Ray and Python versions "
+            f"are ours, and that RAY_AUTH_MODE and the token match"
+        ) from error
+    return True
+
+
+def to_arrays(value: Any) -> Any:  # noqa: ANN401 (any nesting of tuples, lists and dicts)
+    """Tensors as numpy arrays, which Ray ships without copies; everything else as it is."""
+    if isinstance(value, torch.Tensor):
+        return _Array(value.detach().numpy())
+    return _mapped(value, to_arrays)
+
+
+def to_tensors(value: Any) -> Any:  # noqa: ANN401
+    """Back again, writable."""
+    if isinstance(value, _Array):
+        return torch.from_numpy(value.array.copy())
+    if isinstance(value, np.ndarray) and not value.flags.writeable:
+        return value.copy()
+    return _mapped(value, to_tensors)
+
+
+class _Array:
+    """Marks an array that was a tensor."""
+
+    __slots__ = ("array",)
+
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        self.array = array
+
+
+def _mapped(value: Any, function: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(function(item) for item in value))
+    if isinstance(value, list | tuple):
+        return type(value)(function(item) for item in value)
+    if isinstance(value, dict):
+        return {key: function(item) for key, item in value.items()}
+    return value
