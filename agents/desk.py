@@ -17,7 +17,7 @@ from torch import Tensor
 
 from commlib.agent import BatchedTeam, Spoken
 from commlib.agents.policy import Policy, PolicySpec
-from commlib.codec import FrozenCodec, Vectors
+from commlib.codec import Codes, FrozenCodec, Vectors
 from commlib.exchange import Endpoint, Heard, Plan, Sent
 
 
@@ -98,3 +98,18 @@ class Desk:
         """Frames to actions [W, n] and receipts."""
         received = self._endpoint.receive(round_number, frames, alive)
         return Acted(self._team.act(received.inbox), received.heard)
+
+    def record(self) -> None:
+        """Keep a record of all messages from now on."""
+        self._endpoint.recorded = []
+
+    def recorded(self) -> tuple[Codes, Codes]:
+        """Contexts and codes, [n, P] each, of all messages since `record`."""
+        rows = self._endpoint.recorded or []
+        empty = np.zeros((0, self._endpoint.codec.n_positions), np.int64)
+        contexts, codes = ([empty, *column] for column in zip(*rows, strict=True)) if rows else ([empty], [empty])
+        return np.concatenate(contexts), np.concatenate(codes)
+
+    def usage(self) -> NDArray[np.int64]:
+        """How often each code was sent since the desk was furnished, [P, K]."""
+        return self._endpoint.usage

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from commlib.agents.policy import Policy, PolicySpec
 from commlib.codec import Codec
 from commlib.errors import AgentError
+from commlib.message import Edge
 from commlib.objective import LossTerms, Objective
 from commlib.topology import CommFormerTopology, FixedTopology, full
 
@@ -244,6 +245,11 @@ class Learner:
     def load_codec(self, state: dict[str, Tensor]) -> None:
         """Take over a codec that was fitted elsewhere."""
         self.codec.load_state_dict(state)
+
+    def deployed(self) -> tuple[dict[str, Tensor], dict[str, Tensor], tuple[Edge, ...]]:
+        """What a deployed team needs: the policy's tensors, the codec's, and the edges in use."""
+        policy = {k: v.clone() for k, v in self.policy.state_dict().items()}
+        return policy, {k: v.clone() for k, v in self.codec.state_dict().items()}, self.topology.edges()
 
     # --- parts --------------------------------------------------------------------------------------------------------
 

@@ -35,10 +35,12 @@ class Tally:
         returns: of each episode, the mean over agents of the summed reward.
         lengths: of each episode, in steps.
         estimate_bits, payload_bits, wire_bits: of all agents and episodes, kept apart.
+        n_open: messages whose agent chose to talk.
         n_messages: messages that said something (not the expected code).
         n_slots: agent-steps in which an agent could have spoken.
         n_frames, n_rounds: frames sent, and rounds in which some could have been.
         n_dropped: messages silenced because the budget was out.
+        left_bits: what a run's budget has left afterwards.
     """
 
     success: list[float] = field(default_factory=list)
@@ -47,20 +49,23 @@ class Tally:
     estimate_bits: float = 0.0
     payload_bits: int = 0
     wire_bits: int = 0
+    n_open: int = 0
     n_messages: int = 0
     n_slots: int = 0
     n_frames: int = 0
     n_rounds: int = 0
     n_dropped: int = 0
+    left_bits: int = 0
 
 
 @dataclass(frozen=True)
 class Books:
-    """Where play is charged: the ledger, the budget that feeds it, and the round that comes next."""
+    """Where play is charged: the ledger, the budget that feeds it, the next round, and what a run's budget has left."""
 
     ledger: Ledger
     budget: Budget
     first_round: int = 0
+    left_bits: int = 0
 
 
 class Watcher:
@@ -125,7 +130,7 @@ def play(
         _add_up(tally, sent, n_slots=int(alive.sum()) * len(plan.host_of))
         if watcher is not None:
             watcher.round(frames, action, sent)
-    purse.close(books.first_round + world.spec.n_steps)
+    tally.left_bits = purse.close()
     tally.success = world.success().float().tolist()
     tally.returns, tally.lengths = total.tolist(), length.tolist()
     return tally
@@ -138,6 +143,7 @@ def _add_up(tally: Tally, sent: list[Sent], *, n_slots: int) -> None:
         tally.estimate_bits += s.estimate_bits
         tally.payload_bits += sum(d.payload_bits for d in s.debits)
         tally.wire_bits += sum(8 * len(frame) for frame in s.frames.values())
+        tally.n_open += s.n_open
         tally.n_messages += s.n_spoken
         tally.n_frames += len(s.frames)
         tally.n_dropped += s.n_dropped
@@ -150,11 +156,14 @@ class _Purse:
         self.ledger, self.budget, self.n_hosts = books.ledger, books.budget, n_hosts
         self._first = books.first_round
         self._leases: list[Lease] = []
+        # Counted here, not asked of the ledger: a play that is repeated after a crash must lease what it leased before.
+        self._left = books.left_bits
 
     def open(self, n_worlds: int) -> None:
         """Grant an episode's allowance."""
         if self.budget.per == "episode" and self.budget.bits is not None:
-            self.ledger.grant(self.budget.allowance(n_worlds), ALLOWANCE_STEP * self._first)
+            self._left = self.budget.allowance(n_worlds)
+            self.ledger.grant(self._left, ALLOWANCE_STEP * self._first)
 
     def lease(self, number: int, n_alive: int) -> list[int | None]:
         """Each host's allowance for this round, leased; None where the budget has no limit."""
@@ -162,16 +171,17 @@ class _Purse:
             return [None] * self.n_hosts
         with self.ledger.round():
             if self.budget.per == "step":
-                self.ledger.grant(self.budget.allowance(n_alive), ALLOWANCE_STEP * number)
-            share = self.ledger.statement().available // self.n_hosts
+                self._left = self.budget.allowance(n_alive)
+                self.ledger.grant(self._left, ALLOWANCE_STEP * number)
+            share = self._left // self.n_hosts
             self._leases = [self.ledger.lease(f"host-{h}", share, number) for h in range(self.n_hosts)]
         return [share] * self.n_hosts
 
     def settle(self, number: int, sent: list[Sent]) -> None:
         """Pay for the frames before they are carried; one commit."""
+        bills = [sum(d.bits for d in s.debits) for s in sent]
         with self.ledger.round():
             if self.budget.bits is None:
-                bills = [sum(d.bits for d in s.debits) for s in sent]
                 self._leases = [self.ledger.lease(f"host-{h}", bill, number) for h, bill in enumerate(bills)]
             for lease, s in zip(self._leases, sent, strict=True):
                 self.ledger.settle(
@@ -184,11 +194,12 @@ class _Purse:
                         for d in s.debits
                     ],
                 )  # fmt: skip
+            self._left -= sum(bills)
             n_dropped = sum(s.n_dropped for s in sent)
             if n_dropped:
                 self.ledger.note_dropped(n_dropped, sum(s.dropped_bits for s in sent), number)
             if self.budget.per == "step" and self.budget.bits is not None:
-                self.ledger.withdraw(self.ledger.statement().available, ALLOWANCE_STEP * number + 1)
+                self.ledger.withdraw(self._left, ALLOWANCE_STEP * number + 1)
 
     def book_receipts(self, number: int, heard_by_host: list[list[Heard]]) -> None:
         """Write down what was heard."""
@@ -200,7 +211,8 @@ class _Purse:
             ]
         )
 
-    def close(self, number: int) -> None:
-        """What an episode's allowance did not use expires."""
+    def close(self) -> int:
+        """What an episode's allowance did not use expires; what is left for the next play is the answer."""
         if self.budget.per == "episode" and self.budget.bits is not None:
-            self.ledger.withdraw(self.ledger.statement().available, ALLOWANCE_STEP * number - 1)
+            self.ledger.withdraw(self._left, ALLOWANCE_STEP * self._first + 1)
+        return self._left

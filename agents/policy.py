@@ -55,7 +55,7 @@ class Policy(nn.Module):
         super().__init__()
         self.spec = spec
         n, width, hidden = spec.n_agents, spec.message_width, spec.hidden
-        self.encoder = _mlp(spec.input_width, hidden, width + spec.has_gate)
+        self.encoder = _mlp(spec.observation_width, hidden, width + spec.has_gate)
         self.actor = _mlp(spec.input_width + n * width, hidden, hidden, max(spec.action_counts), out_gain=0.01)
         self.critic = _mlp(n * spec.observation_width + 1, hidden, hidden, n)
         allowed = torch.arange(max(spec.action_counts)) < torch.tensor(spec.action_counts)[:, None]
@@ -73,8 +73,11 @@ class Policy(nn.Module):
         return torch.cat([observation, ids, elapsed[:, None, None].expand(B, n, 1)], -1)
 
     def speak(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Message [B, n, D] in -1..1, and the gate's logit [B, n] where there is one (above 0: talk)."""
-        out = self.encoder(inputs)
+        """Message [B, n, D] in -1..1, and the gate's logit [B, n] where there is one (above 0: talk).
+
+        What is said depends on what is seen alone: the receiver knows who speaks and when, so saying it would cost bits.
+        """
+        out = self.encoder(inputs[..., : self.spec.observation_width])
         if not self.spec.has_gate:
             return out.tanh(), None
         return out[..., :-1].tanh(), out[..., -1]

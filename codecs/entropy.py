@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 from commlib.errors import CodecError
 
+STREAM = "range-or-packed-1"
+"""Names this bitstream in every digest; whoever changes the bytes changes the name."""
+
 TABLE_BITS = 16
 TABLE_TOTAL = 1 << TABLE_BITS
 _TRIM_BELOW_BYTES = 2048

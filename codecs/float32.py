@@ -29,9 +29,6 @@ class Float32Codec(nn.Module):
     def fit(self, messages: Tensor, generator: torch.Generator) -> None:
         """Nothing to fit: the codec is lossless."""
 
-    def follow(self, messages: Tensor, generator: torch.Generator) -> None:
-        """Nothing to follow."""
-
     def set_prior(self, prior: Prior) -> None:
         """Charge by this prior from now on."""
         self.rate.set_prior(prior)

@@ -92,14 +92,19 @@ class TableCodec:
         return self.quantiser.n_positions
 
     @property
+    def alphabet(self) -> int:
+        """K, symbols to choose from at each position."""
+        return self.quantiser.alphabet
+
+    @property
     def silence_is_coded(self) -> bool:
         """Silence is a codeword where the prior is conditioned on the link's past."""
         return self.prior.is_conditional
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the kind of quantiser, its arrays and the prior."""
-        sha = hashlib.sha256(type(self.quantiser).__name__.encode())
+        """SHA-256 over the kind of stream, the kind of quantiser, its arrays and the prior."""
+        sha = hashlib.sha256(f"{entropy.STREAM}|{type(self.quantiser).__name__}".encode())
         for name, array in sorted({**self.quantiser.arrays(), "prior": self.prior.table}.items()):
             little = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<")))
             sha.update(f"{name}{little.dtype.str}{little.shape}".encode() + little.tobytes())
@@ -237,7 +242,7 @@ class GridQuantiser:
 
     def embed(self, codes: Codes) -> Vectors:
         """Levels, [n, D]."""
-        return (self.low + self.step * codes).astype(np.float32)
+        return self.low + self.step * codes.astype(np.float32)  # in float32, as in training: the same last bits
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,7 +36,7 @@ class Int8Codec(nn.Module):
         codes = ((x.detach() - self.low) / self.step).round().clamp(0, LEVELS - 1)
         hard = self.low + self.step * codes
         codes = codes.long()
-        return Quantized(x + (hard - x).detach(), codes, self.rate(codes, context), {})
+        return Quantized(hard + (x - x.detach()), codes, self.rate(codes, context), {})
 
     def fit(self, messages: Tensor, generator: torch.Generator) -> None:
         """Stretch each grid over the range of recorded messages [n, D]."""
@@ -45,9 +45,6 @@ class Int8Codec(nn.Module):
         low, high = messages.amin(0), messages.amax(0)
         self.low.copy_(low)
         self.step.copy_(((high - low) / (LEVELS - 1)).clamp_min(1e-6))
-
-    def follow(self, messages: Tensor, generator: torch.Generator) -> None:
-        """The grid stays where `fit` put it."""
 
     def set_prior(self, prior: Prior) -> None:
         """Charge by this prior from now on."""

@@ -47,7 +47,7 @@ class VQCodec(nn.Module):
         self.rate = RateTable(1, codebook_size, is_conditional=True)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Quantized:
-        """Nearest code of each message, float [B, D]; the codebook itself moves only in `fit` and `follow`."""
+        """Nearest code of each message, float [B, D]; the codebook itself moves only in `fit`."""
         self.quantizer.train()
         z, index, commitment = self.quantizer(x, freeze_codebook=True)
         codes = index[..., None]
@@ -62,9 +62,9 @@ class VQCodec(nn.Module):
             )
         for _ in range(FIT_PASSES):
             pick = torch.randint(len(messages), (min(FIT_BATCH, len(messages)),), generator=generator)
-            self.follow(messages[pick], generator)
+            self._follow(messages[pick], generator)
 
-    def follow(self, messages: Tensor, generator: torch.Generator) -> None:
+    def _follow(self, messages: Tensor, generator: torch.Generator) -> None:
         """One step of the codebook's moving average towards these messages [n, D], reviving dead codes."""
         with torch.random.fork_rng(devices=[]), torch.no_grad():  # the library draws from torch's global generator
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))

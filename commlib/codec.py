@@ -15,7 +15,7 @@ A context is the code last delivered on the same link, int64 [.., P], or START e
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +72,11 @@ class FrozenCodec(Protocol):
         ...
 
     @property
+    def alphabet(self) -> int:
+        """K, symbols to choose from at each position."""
+        ...
+
+    @property
     def silence_is_coded(self) -> bool:
         """True if silence is a codeword (the expected code, paid for in the stream); False if frames must list the silent."""
         ...
@@ -120,6 +125,18 @@ class Codec(Protocol):
 
     def fit(self, messages: Tensor, generator: torch.Generator) -> None:
         """Fit the quantiser to recorded messages, float [n, D]."""
+        ...
+
+    def set_prior(self, prior: Any) -> None:
+        """Charge by this prior from now on (`commlib.codecs.prior.Prior`)."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All tensors that make the codec what it is."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> object:
+        """Take over such a state."""
         ...
 
     def freeze(self) -> FrozenCodec:

@@ -13,6 +13,7 @@
       WorldError         a world breaks its contract
       RunError           a run folder or checkpoint is missing or unusable
       HostError          an agent host died, hung or failed
+      ConformanceError   an object breaks a law of its kind (`commlib.testing`)
 
 What happened comes first, with numbers, then what to do about it.
 """
@@ -68,3 +69,7 @@ class RunError(CommlibError):
 
 class HostError(CommlibError):
     """An agent host died, hung or failed."""
+
+
+class ConformanceError(CommlibError):
+    """A codec, topology, ledger, agent or world breaks a law of its kind."""

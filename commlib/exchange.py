@@ -99,11 +99,20 @@ class Heard(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """What a host hands to the network in one round, and its bill."""
+    """What a host hands to the network in one round, and its bill.
+
+    Attributes:
+        frames: the bytes, by trunk.
+        debits: what each route of each frame costs.
+        estimate_bits: -log2 q of all messages, silent ones too.
+        n_open: messages whose agent chose to talk; n_spoken: those that said something unexpected, and so travelled.
+        n_dropped, dropped_bits: messages silenced because the allowance was used up, and what they would have cost.
+    """
 
     frames: dict[int, bytes]
     debits: list[Debit]
     estimate_bits: float
+    n_open: int
     n_spoken: int
     n_dropped: int
     dropped_bits: int
@@ -125,12 +134,17 @@ class Endpoint:
     codec: FrozenCodec
     n_worlds: int
     rate_weight: float = 0.0
+    recorded: list[tuple[Codes, Codes]] | None = None
+    """(context, codes) of every message, [n, P] each, if a list is put here; calibration counts priors from them."""
     run: bytes = field(init=False)
+    usage: NDArray[np.int64] = field(init=False)
+    """How often each code was sent, [P, K]."""
     _outgoing: dict[int, Codes] = field(init=False)
     _incoming: dict[int, Codes] = field(init=False)
 
     def __post_init__(self) -> None:
         self.run = run_id(self.codec.digest, repr(self.plan))
+        self.usage = np.zeros((self.codec.n_positions, self.codec.alphabet), np.int64)
         self.reset(self.n_worlds)
 
     def reset(self, n_worlds: int) -> None:
@@ -164,24 +178,29 @@ class Endpoint:
         local = self.plan.agents_of(self.host)
         frames: dict[int, bytes] = {}
         debits: list[Debit] = []
-        estimate, n_spoken, n_dropped, dropped_bits = 0.0, 0, 0, 0
+        estimate, n_open, n_spoken, n_dropped, dropped_bits = 0.0, 0, 0, 0, 0
         for index, past in self._outgoing.items():
             trunk = self.plan.trunks[index]
             rows = [local.index(route.sender) for route in trunk.routes]
             context = past[:, alive].reshape(-1, self.codec.n_positions)
             wanted = self.codec.choose(vectors[rows][:, alive].reshape(len(context), -1), context, self.rate_weight)
             expected = self.codec.expected(context)
-            wanted[silent[rows][:, alive].ravel()] = expected[silent[rows][:, alive].ravel()]
-            spoken = self._spoken(wanted, expected, silent[rows][:, alive].ravel())
-            codes, data = self._fit(index, round_number, wanted, expected, context, spoken, allowance_bits)
+            quiet = silent[rows][:, alive].ravel()
+            wanted[quiet] = expected[quiet]
+            n_open += int((~quiet).sum())
+            spoken = self._spoken(wanted, expected, quiet)
+            codes, data, kept = self._fit(index, round_number, wanted, expected, context, spoken, allowance_bits)
             full_bits = 0
             if codes is not wanted:  # the budget is out: count what was silenced
                 full_bits = 8 * len(self._pack(index, round_number, wanted, context, spoken) or b"")
-                kept = spoken & (codes == wanted).all(-1)
                 n_dropped += int(spoken.sum() - kept.sum())
-                spoken = kept
-            estimate += float(self.codec.estimate_bits(codes, context).sum())
-            n_spoken += int(spoken.sum())
+            coded = np.ones_like(kept) if self.codec.silence_is_coded else kept
+            estimate += float(self.codec.estimate_bits(codes[coded], context[coded]).sum())
+            n_spoken += int(kept.sum())
+            for position, column in enumerate(codes.T):
+                self.usage[position] += np.bincount(column, minlength=self.codec.alphabet)
+            if self.recorded is not None:
+                self.recorded.append((context, codes))
             past[:, alive] = codes.reshape(len(rows), -1, self.codec.n_positions)
             if data is None:
                 dropped_bits += full_bits
@@ -191,7 +210,7 @@ class Endpoint:
             if allowance_bits is not None:
                 allowance_bits -= 8 * len(data)
             debits += _bill(trunk, data, int(alive.sum()))
-        return Sent(frames, debits, estimate, n_spoken, n_dropped, dropped_bits)
+        return Sent(frames, debits, estimate, n_open, n_spoken, n_dropped, dropped_bits)
 
     def _spoken(self, codes: Codes, expected: Codes, silent: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Messages that say something: not the expected code, or, without a codeword for silence, not silent."""
@@ -208,23 +227,24 @@ class Endpoint:
         context: Codes,
         spoken: NDArray[np.bool_],
         allowance_bits: int | None,
-    ) -> tuple[Codes, bytes | None]:
-        """The codes and frame that fit: all, or as many spoken messages as the allowance holds, earlier worlds first."""
+    ) -> tuple[Codes, bytes | None, NDArray[np.bool_]]:
+        """The codes and frame that fit, and which of `spoken` they keep: all, or as many as fit, in order."""
         data = self._pack(index, round_number, wanted, context, spoken)
         if data is None or allowance_bits is None or 8 * len(data) <= allowance_bits:
-            return wanted, data
+            return wanted, data, spoken
         rank = np.where(spoken, np.cumsum(spoken) - 1, -1)
-        best, best_data, low, high = expected, None, 0, int(spoken.sum()) - 1
+        best: tuple[Codes, bytes | None, NDArray[np.bool_]] = expected, None, np.zeros_like(spoken)
+        low, high = 0, int(spoken.sum()) - 1
         while low < high:  # the largest number of spoken messages whose frame still fits
             keep = (low + high + 1) // 2
             kept = spoken & (rank < keep)
             codes = np.where(kept[:, None], wanted, expected)
             data = self._pack(index, round_number, codes, context, kept)
             if data is None or 8 * len(data) <= allowance_bits:
-                best, best_data, low = codes, data, keep
+                best, low = (codes, data, kept), keep
             else:
                 high = keep - 1
-        return best, best_data
+        return best
 
     def _pack(
         self, index: int, round_number: int, codes: Codes, context: Codes, spoken: NDArray[np.bool_]
@@ -279,7 +299,7 @@ class Endpoint:
         spoken = np.ones(len(context), bool)
         if frame.silent is not None:
             if self.codec.silence_is_coded or len(frame.silent) != (len(context) + 7) // 8:
-                raise FrameError(f"the list of silent messages has {len(frame.silent)} bytes for {len(context)} messages")
+                raise FrameError(f"the list of the silent has {len(frame.silent)} bytes for {len(context)} messages")
             spoken = np.unpackbits(np.frombuffer(frame.silent, np.uint8), count=len(context)) == 0
         try:
             codes[spoken] = self.codec.decode(frame.payload, context[spoken])

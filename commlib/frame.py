@@ -56,7 +56,7 @@ def unpack(data: bytes) -> Frame:
         FrameError: they are no frame of ours: truncated, damaged, of another version, or with trailing bytes.
     """
     if len(data) > MAX_FRAME_BYTES:
-        raise FrameError(f"a frame of {len(data)} bytes is over the limit of {MAX_FRAME_BYTES}; send fewer worlds at once")
+        raise FrameError(f"a frame of {len(data)} bytes is over the limit ({MAX_FRAME_BYTES}); send fewer at once")
     try:
         fields = msgpack.unpackb(data, use_list=False, strict_map_key=True, max_array_len=_FIELDS, max_map_len=0)
     except Exception as error:  # msgpack raises a dozen kinds for bad bytes; here all mean the same
@@ -64,8 +64,10 @@ def unpack(data: bytes) -> Frame:
     if not isinstance(fields, tuple) or len(fields) != _FIELDS:
         raise FrameError(f"a frame has {_FIELDS} fields; these {len(data)} bytes hold something else")
     version, run, round_number, trunk, silent, payload, checksum = fields
-    if type(version) is not int or version != VERSION:
-        raise FrameError(f"the frame is of version {version!r:.20}, we read version {VERSION}; update the older end")
+    if type(version) is not int:  # and never shown: the repr of a deeply nested field overflows the stack
+        raise FrameError("the version of the frame is no number; it was not made by commlib")
+    if version != VERSION:
+        raise FrameError(f"the frame is of version {version}, we read version {VERSION}; update the older end")
     well_typed = (
         isinstance(run, bytes)
         and len(run) == _RUN_BYTES

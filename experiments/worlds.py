@@ -10,8 +10,7 @@ import importlib.util
 import pkgutil
 import re
 import warnings
-from collections.abc import Callable, Iterable
-from difflib import get_close_matches
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -20,6 +19,7 @@ from commlib.errors import ConfigError
 from commlib.experiments.world_guide import Guide
 from commlib.experiments.world_predator_prey import predator_prey_easy, predator_prey_medium
 from commlib.experiments.world_traffic_junction import TrafficJunction
+from commlib.plugins import load_object, nearest
 from commlib.world import World, WorldSpec
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def make_world(world: "Nameable") -> World:
     if colon and package in ("pettingzoo", "mpe2"):
         return _from_pettingzoo(package, place, name)
     if colon and package and place:
-        return _from_object(_load(package, place), name)
+        return _from_object(load_object(name), name)
     return _from_name(name)
 
 
@@ -72,7 +72,7 @@ def _from_name(name: str) -> World:
     plugins = {point.name: point for point in entry_points(group="commlib.worlds")}
     if name in plugins:
         return _from_object(plugins[name].load(), name)
-    raise ConfigError(f"there is no world {name!r}; {_nearest(name, [*_BUILT_IN, *plugins])}")
+    raise ConfigError(f"there is no world {name!r}; {nearest(name, [*_BUILT_IN, *plugins])}")
 
 
 def _from_object(thing: object, name: str) -> World:
@@ -114,19 +114,6 @@ def _is_world(thing: object) -> bool:
     return isinstance(getattr(thing, "spec", None), WorldSpec)
 
 
-def _load(module: str, attribute: str) -> object:
-    try:
-        loaded = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name and (module == error.name or module.startswith(f"{error.name}.")):
-            raise ConfigError(f"there is no module {error.name!r}; is its folder on PYTHONPATH?") from error
-        raise ConfigError(f"{module} needs {error.name}, which is not installed") from error
-    try:
-        return getattr(loaded, attribute)
-    except AttributeError as error:
-        raise ConfigError(f"{module} has no {attribute!r}; {_nearest(attribute, dir(loaded))}") from error
-
-
 def _from_pettingzoo(package: str, place: str, name: str) -> World:
     """Find the module of a PettingZoo environment, whichever of the two spellings is used, and wrap it."""
     from commlib.experiments.world_pettingzoo import PettingZooWorld
@@ -142,7 +129,7 @@ def _from_pettingzoo(package: str, place: str, name: str) -> World:
     if environment not in versions:
         base = re.sub(r"_v\d+$", "", environment)
         same = [version for version in versions if re.sub(r"_v\d+$", "", version) == base]
-        known = f"{', '.join(same)} is what is installed" if same else _nearest(environment, versions)
+        known = f"{', '.join(same)} is what is installed" if same else nearest(environment, versions)
         raise ConfigError(f"{family} has no {environment}; {known}")
     try:
         with warnings.catch_warnings():
@@ -164,11 +151,5 @@ def _environments(package: str, family: str, name: str, extra: str) -> list[str]
         found = importlib.import_module(family)
     except ModuleNotFoundError as error:
         families = [module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__)]
-        raise ConfigError(f"there is no {family}; {_nearest(family.rpartition('.')[2], families)}") from error
+        raise ConfigError(f"there is no {family}; {nearest(family.rpartition('.')[2], families)}") from error
     return [module.name for module in pkgutil.iter_modules(found.__path__) if re.search(r"_v\d+$", module.name)]
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    known = [word for word in known if not word.startswith("_")]
-    close = get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(sorted(known))}"

@@ -1,0 +1,87 @@
+"""Codecs on disk and by name: one folder of safetensors and JSON, checked against its own digest when it is read.
+
+    codec.json          format, name, kind of quantiser, digest, and the calibration if there is one
+    codec.safetensors   the quantiser's arrays and the prior's table
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from commlib.codecs.frozen import ByteQuantiser, CodebookQuantiser, GridQuantiser, Quantiser, TableCodec
+from commlib.codecs.prior import Prior
+from commlib.errors import CodecError
+from commlib.records import write_json
+
+FORMAT = 1
+_KINDS = {"codebook": CodebookQuantiser, "grid": GridQuantiser, "bytes": ByteQuantiser}
+
+
+def save_codec(codec: TableCodec, folder: Path, calibration: dict[str, Any] | None = None) -> None:
+    """Write a frozen codec, and how its price knob was calibrated."""
+    kind = next((k for k, c in _KINDS.items() if isinstance(codec.quantiser, c)), None)
+    if kind is None:
+        raise CodecError(f"codec {codec.name}: a {type(codec.quantiser).__name__} cannot be stored; keep it in your code")
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {k: np.ascontiguousarray(v) for k, v in {**codec.quantiser.arrays(), "prior": codec.prior.table}.items()}
+    partial = folder / "codec.safetensors.partial"
+    try:
+        save_file(arrays, partial)
+        partial.replace(folder / "codec.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise CodecError(f"cannot write the codec to {folder}: {error}; free space or choose another folder") from error
+    header = {"format": FORMAT, "name": codec.name, "kind": kind, "digest": codec.digest, "calibration": calibration}
+    write_json(folder / "codec.json", header)
+
+
+def load_codec(folder: Path) -> TableCodec:
+    """Read a frozen codec back.
+
+    Raises:
+        CodecError: it is missing, damaged, of another format, or its digest does not match its content.
+    """
+    header = read_header(folder)
+    try:
+        arrays = load_file(folder / "codec.safetensors")
+        prior = Prior(arrays.pop("prior"))
+        codec = TableCodec(str(header["name"]), _quantiser(str(header["kind"]), arrays), prior)
+    except CodecError:
+        raise
+    except Exception as error:  # a damaged file can fail in any way
+        raise CodecError(f"the codec in {folder} is damaged ({type(error).__name__}); copy it again") from error
+    if codec.digest != header["digest"]:
+        raise CodecError(
+            f"the codec in {folder} is not the one that its label names ({codec.digest[:8]} instead of "
+            f"{str(header['digest'])[:8]}); copy both files again"
+        )
+    return codec
+
+
+def read_header(folder: Path) -> dict[str, Any]:
+    """The label of a stored codec, with its calibration."""
+    path = Path(folder) / "codec.json"
+    try:
+        header = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CodecError(f"{path} is missing; is {folder} the `codec` folder of a run?") from error
+    except (OSError, ValueError) as error:
+        raise CodecError(f"{path} cannot be read: {error}") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise CodecError(f"{path} is not of codec format {FORMAT}; it was written by another version")
+    if header.get("kind") not in _KINDS or not isinstance(header.get("digest"), str):
+        raise CodecError(f"{path} names no codec kind that we know; there are {', '.join(_KINDS)}")
+    return header
+
+
+def _quantiser(kind: str, arrays: dict[str, np.ndarray[Any, Any]]) -> Quantiser:
+    if kind == "codebook":
+        return CodebookQuantiser(arrays["codebook"])
+    if kind == "grid":
+        return GridQuantiser(arrays["low"], arrays["step"], int(arrays["levels"][0]))
+    return ByteQuantiser(int(arrays["n_floats"][0]))

@@ -1,0 +1,128 @@
+"""Calibration: the prior counted on the agents' own runs, the encoder made price-aware, round and round; then the ladder.
+
+Like tuning a guitar: each string is tightened against the others until all hold. At every rung of a ladder of rate
+weights the agents play, the prior is counted from what they said, and they play again, because a price-aware encoder
+says other things than it did before (entropy-constrained VQ: Chou, Lookabaugh & Gray 1989, IEEE Trans. ASSP 37(1)).
+The rung in use is the cheapest whose success stays within the margin of the best, measured on episodes of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from commlib.agents.play import Books, Tally, play
+from commlib.agents.runtime import LocalRuntime
+from commlib.codec import Codes
+from commlib.codecs.frozen import TableCodec
+from commlib.codecs.prior import fit_prior
+from commlib.config import StagesConfig
+from commlib.exchange import make_plan
+from commlib.experiments.model import Calibration, Model, Rung, furnish
+from commlib.ledger import Budget, Ledger
+from commlib.world import World
+
+LADDER = tuple(2.0**k for k in range(-11, 0))
+"""Rate weights to try, as shares of the messages' variance per bit."""
+ENOUGH = 1.01
+"""The gentlest rate weight within 1 % of the fewest bits is taken: a harder one only risks success."""
+
+
+@dataclass
+class _Rehearsal:
+    """Plays of a model in this process, charged to a ledger that is thrown away: training traffic, not use."""
+
+    world: World
+    charging: str
+    n_worlds: int
+    generator: torch.Generator
+
+    def __post_init__(self) -> None:
+        self._same_seed = int(torch.randint(2**31, (1,), generator=self.generator))
+
+    def measure(self, model: Model, rate_weight: float) -> Rung:
+        """What a rate weight comes to, always on the same episodes, so that rungs differ by the weight alone."""
+        same = _Rehearsal(
+            self.world, self.charging, self.n_worlds, torch.Generator().manual_seed(self._same_seed)
+        )
+        return self.rung(same.play(model, rate_weight)[0], rate_weight)
+
+    def play(self, model: Model, rate_weight: float) -> tuple[Tally, Codes, Codes]:
+        """One batch of episodes; its tally, contexts and codes."""
+        plan = make_plan(model.edges, (0,) * self.world.spec.n_agents, self.charging)
+        runtime = LocalRuntime(1)
+        furnish(runtime, plan, model)
+        runtime.each("desk.record", [()])
+        tally = play(
+            runtime,
+            plan,
+            self.world,
+            Books(Ledger(budget=Budget(None)), Budget(None)),
+            n_worlds=self.n_worlds,
+            rate_weight=rate_weight,
+            generator=self.generator,
+        )
+        contexts, codes = runtime.each("desk.recorded", [()])[0]
+        return tally, contexts, codes
+
+    def rung(self, tally: Tally, rate_weight: float) -> Rung:
+        """What a tally says of a rate weight."""
+        n_agents = self.world.spec.n_agents
+        return Rung(
+            rate_weight,
+            float(np.mean(tally.success)) if self.world.spec.success else None,
+            float(np.mean(tally.returns)),
+            tally.estimate_bits / max(1, tally.n_slots),
+            tally.estimate_bits / (n_agents * len(tally.returns)),
+        )
+
+
+def refit(model: Model, contexts: Codes, codes: Codes) -> Model:
+    """The model with a prior counted from recorded messages; unchanged where the codec is not one of tables."""
+    codec = model.codec
+    if not isinstance(codec, TableCodec) or len(codes) < 2:
+        return model
+    prior = fit_prior(codes, contexts, codec.prior.alphabet, is_conditional=codec.prior.is_conditional)
+    return replace(model, codec=TableCodec(codec.name, codec.quantiser, prior))
+
+
+def calibrate(
+    model: Model, world: World, charging: str, stages: StagesConfig, generator: torch.Generator, *, rate_aware: bool
+) -> Model:
+    """The model with its prior counted and, if `rate_aware`, its price knob calibrated."""
+    rehearsal = _Rehearsal(world, charging, stages.calibrate_worlds, generator)
+    tally, contexts, codes = rehearsal.play(model, 0.0)
+    model = refit(model, contexts, codes)
+    codec = model.codec
+    if not rate_aware or not isinstance(codec, TableCodec) or len(codes) < 2 or codec.quantiser.distortions(codec.embed(codes[:1])) is None:
+        return model
+    variance = float(codec.embed(codes).var(0).sum())
+    tuned: list[tuple[Rung, Model]] = [(rehearsal.measure(model, 0.0), model)]
+    for share in LADDER:
+        weight = share * variance
+        for _ in range(stages.calibrate_rounds):
+            _, contexts, codes = rehearsal.play(model, weight)
+            model = refit(model, contexts, codes)
+        tuned.append((rehearsal.measure(model, weight), model))
+        if not _holds(tuned[-1][0], tuned[0][0], 8 * stages.margin):
+            break
+    best = _best(tuned)
+    kept = [pair for pair in tuned if _holds(pair[0], best, stages.margin)]
+    fewest = min(rung.bits_per_agent_episode for rung, _ in kept)
+    chosen, model = next(pair for pair in kept if pair[0].bits_per_agent_episode <= ENOUGH * fewest)
+    weights = [0.0, *(share * variance for share in LADDER)]
+    rungs = tuple(rehearsal.measure(model, weight) for weight in weights)
+    return replace(model, calibration=Calibration(rungs, weights.index(chosen.rate_weight)))
+
+
+def _best(tuned: list[tuple[Rung, Model]]) -> Rung:
+    return max((rung for rung, _ in tuned), key=lambda r: r.return_ if r.success is None else r.success)
+
+
+def _holds(rung: Rung, best: Rung, margin: float) -> bool:
+    """Whether a rung is within the margin of the best: of success where there is one, else of the size of the return."""
+    if rung.success is None or best.success is None:
+        return rung.return_ >= best.return_ - margin * abs(best.return_)
+    return rung.success >= best.success - margin

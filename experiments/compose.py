@@ -1,0 +1,83 @@
+"""From names to a configuration, and from a configuration to the things it names.
+
+Recipes are YAML diffs beside this file: one per world (what its task needs), one per method (what is compared). They are
+laid over the defaults in the order world, method, configuration file, command line.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from commlib.agents.runtime import LocalRuntime, Runtime
+from commlib.config import RunConfig, make_config, read_yaml
+from commlib.errors import ConfigError
+
+_METHOD = "method-"
+
+
+def _recipes() -> dict[str, dict[str, Any]]:
+    folder = files("commlib.experiments.recipes")
+    return {
+        entry.name.removesuffix(".yaml"): yaml.safe_load(entry.read_text(encoding="utf-8"))
+        for entry in sorted(folder.iterdir(), key=lambda item: item.name)
+        if entry.name.endswith(".yaml")
+    }
+
+
+def methods() -> dict[str, str]:
+    """Every method and the first line of its recipe."""
+    folder = files("commlib.experiments.recipes")
+    return {
+        name.removeprefix(_METHOD): (folder / f"{name}.yaml").read_text("utf-8").splitlines()[0].lstrip("# ").split(": ", 1)[1]
+        for name in _recipes()
+        if name.startswith(_METHOD)
+    }
+
+
+def resolve(
+    world: str, method: str | None = None, file: Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> RunConfig:
+    """The configuration of one run.
+
+    Raises:
+        ConfigError: an unknown method, setting or value, with the layer in which it stands.
+    """
+    recipes = _recipes()
+    from_file = read_yaml(file) if file else {}
+    method = method or str(from_file.get("method", "ours"))
+    if _METHOD + method not in recipes:
+        known = list(methods())
+        near = difflib.get_close_matches(method, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+        raise ConfigError(f"no method is called {method!r}; {hint}")
+    base = world.removesuffix("_v1")
+    return make_config(
+        (f"recipe {base}", recipes.get(base, {})),
+        (f"recipe {_METHOD}{method}", recipes[_METHOD + method]),
+        (str(file) if file else "no file", {k: v for k, v in from_file.items() if k != "method"}),
+        ("command line", {**(overrides or {}), "world": world, "method": method}),
+    )
+
+
+def n_hosts(config: RunConfig, n_agents: int) -> int:
+    """Hosts of a run: as configured, else one for all agents when local, and one for each (up to 8) on Ray."""
+    if config.hosts is not None:
+        if config.hosts > n_agents:
+            raise ConfigError(f"{config.hosts} hosts are more than the {n_agents} agents of {config.world}; use fewer")
+        return config.hosts
+    return 1 if config.runtime == "local" else min(n_agents, 8)
+
+
+def open_runtime(config: RunConfig, hosts: int) -> Runtime:
+    """The configured runtime, started; close it when done."""
+    if config.runtime == "local":
+        return LocalRuntime(hosts)
+    from commlib.agents.ray_runtime import RayRuntime  # ray is loaded only where it is used
+
+    return RayRuntime(hosts)

@@ -1,0 +1,215 @@
+"""Evaluation: a deployed team plays over real frames, under a budget, and the figures are written down.
+
+Every message here is leased, framed, carried, receipted and booked; the journal is the proof of the figures. Training
+traffic (continuous messages, gradients, calibration) is not use and is not in the books: centralised training,
+decentralised execution.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from commlib.agents.play import Books, Tally, Watcher, play
+from commlib.agents.runtime import Runtime
+from commlib.config import RunConfig
+from commlib.exchange import ABSENCE_RULE, CHARGING_RULES, Plan, make_plan, partition
+from commlib.experiments.intervals import estimate
+from commlib.experiments.model import Model, furnish
+from commlib.experiments.progress import Display
+from commlib.information import perplexity
+from commlib.journal import Journal
+from commlib.ledger import Ledger, Statement
+from commlib.records import BitFigures, Bits, CodecHealth, FrontierPoint, LedgerFigures, Result
+from commlib.world import World
+
+EVALUATION_SEED = 7_919
+"""Added to the run's seed, so that evaluation never sees the episodes of training."""
+_PACKAGES = ("commlib", "torch", "numpy", "ray", "vector-quantize-pytorch", "constriction", "msgpack", "pettingzoo")
+
+
+def evaluate(
+    model: Model,
+    config: RunConfig,
+    world: World,
+    runtime: Runtime,
+    journal: Journal,
+    display: Display,
+    *,
+    training: dict[str, float] | None = None,
+    watcher: Watcher | None = None,
+    run: Path | None = None,
+) -> Result:
+    """Play `config.episodes` episodes, `config.parallel_worlds` at a time, and sum up.
+
+    Args:
+        model: who plays.
+        config: budget, price, episodes and seed are read from here.
+        world: where.
+        runtime: the hosts, already started.
+        journal: the books; an evaluation that was cut off may be repeated on the same journal.
+        display: where progress is shown.
+        training: throughput and seconds of the training, for the record.
+        watcher: sees every round.
+        run: the run folder, for the record.
+    """
+    started = time.perf_counter()
+    plan = make_plan(model.edges, partition(world.spec.n_agents, runtime.n_hosts), config.charging)
+    furnish(runtime, plan, model)
+    budget = config.shared_budget
+    weight = model.calibration.rate_weight(config.bit_price) if config.rate_aware else 0.0
+    generator = torch.Generator().manual_seed(config.seed + EVALUATION_SEED)
+    world.set_progress(1.0)
+    ledger = Ledger(journal, budget=budget)
+    if budget.per == "run" and budget.bits is not None:
+        ledger.grant(budget.bits, 0)
+    tallies: list[Tally] = []
+    first_round, left, done = 0, budget.bits or 0, 0
+    while done < config.episodes:
+        n_worlds = min(config.parallel_worlds, config.episodes - done)
+        tally = play(
+            runtime,
+            plan,
+            world,
+            Books(ledger, budget, first_round, left),
+            n_worlds=n_worlds,
+            rate_weight=weight,
+            generator=generator,
+            watcher=watcher,
+        )
+        tallies.append(tally)
+        first_round, left, done = first_round + world.spec.n_steps, tally.left_bits, done + n_worlds
+        display.advance("evaluate", done / config.episodes, {"episodes": done})
+    usage = sum(runtime.each("desk.usage", [()] * runtime.n_hosts))
+    seconds = {"evaluation": round(time.perf_counter() - started, 3)}
+    throughput = {"evaluation_steps_per_second": round(sum(sum(t.lengths) for t in tallies) / seconds["evaluation"], 1)}
+    for name, figure in (training or {}).items():
+        (seconds if name.endswith("seconds") else throughput)[name] = figure
+    return _result(config, model, world, plan, runtime, tallies, ledger.statement(), journal, usage, weight)(
+        throughput=throughput, seconds=seconds, run=str(run) if run else ""
+    )
+
+
+def _result(
+    config: RunConfig,
+    model: Model,
+    world: World,
+    plan: Plan,
+    runtime: Runtime,
+    tallies: list[Tally],
+    statement: Statement,
+    journal: Journal,
+    usage: NDArray[np.int64],
+    rate_weight: float,
+) -> Any:  # noqa: ANN401 (a constructor that waits for the last three fields)
+    n = world.spec.n_agents
+
+    def total(name: str) -> float:
+        return float(sum(getattr(tally, name) for tally in tallies))
+
+    slots, episodes, messages = total("n_slots"), sum(len(t.returns) for t in tallies), total("n_messages")
+    sums = [total(f"{kind}_bits") for kind in ("estimate", "payload", "wire")]
+
+    def bits_per(count: float) -> Bits:
+        estimate_, payload, wire = (round(value / count, 6) if count else 0.0 for value in sums)
+        return Bits(estimate=estimate_, payload=payload, wire=wire)
+
+    success = [value for tally in tallies for value in tally.success] if world.spec.success else []
+    calibration = model.calibration
+    fields: dict[str, Any] = {
+        "world": world.spec.name,
+        "method": config.method,
+        "codec": config.codec,
+        "topology": config.topology,
+        "seed": config.seed,
+        "steps": config.steps,
+        "runtime": runtime.name,
+        "hosts": runtime.n_hosts,
+        "charging_rule": f"{config.charging}: {CHARGING_RULES[config.charging]}; {ABSENCE_RULE}; evaluation only",
+        "budget": config.budget,
+        "bit_price": calibration.bit_price(rate_weight) if config.bit_price is None else config.bit_price,
+        "success": estimate(success),
+        "return_": estimate([value for tally in tallies for value in tally.returns]),
+        "episode_steps": estimate([float(value) for tally in tallies for value in tally.lengths]),
+        "bits": BitFigures(
+            per_agent_step=bits_per(slots), per_agent_episode=bits_per(n * episodes), per_message=bits_per(messages)
+        ),
+        "messages_per_agent_step": messages / slots if slots else 0.0,
+        "gate_rate": total("n_open") / (sum(len(t.routes) for t in plan.trunks) * slots / n) if plan.trunks else 0.0,
+        "density": len(model.edges) / (n * (n - 1)) if n > 1 else 0.0,
+        "wire_bytes": int(sums[2]) // 8,
+        "frames": int(total("n_frames")),
+        "parallel_worlds": min(config.parallel_worlds, config.episodes),
+        "ledger": LedgerFigures(
+            granted=statement.granted,
+            spent=statement.spent,
+            leased=statement.leased,
+            available=statement.available,
+            dropped=statement.dropped_messages,
+            degraded=0,
+        ),
+        "codec_health": CodecHealth(
+            used_codes=int((usage.sum(0) > 0).sum()),
+            perplexity=float(np.mean([perplexity(row) for row in usage])),
+            dead_codes=int((usage.sum(0) == 0).sum()),
+        ),
+        "rate_gap": sums[1] / sums[0] - 1 if sums[0] else 0.0,
+        "frontier": [
+            FrontierPoint(
+                bit_price=calibration.bit_price(rung.rate_weight),
+                rate_weight=rung.rate_weight,
+                success=rung.success,
+                return_=rung.return_,
+                bits_per_agent_step=rung.bits_per_agent_step,
+            )
+            for rung in calibration.rungs
+        ],
+        "edges": [tuple(edge) for edge in model.edges],
+        "journal_digest": journal.digest(),
+        "versions": versions(),
+        "git": git_revision(),
+        "command": command_line(),
+    }
+    return lambda **rest: Result(**fields, **rest)
+
+
+def versions() -> dict[str, str]:
+    """The versions of what the figures depend on."""
+    found = {"python": sys.version.split()[0]}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_revision() -> str:
+    """The checkout's revision, with a + if it was changed; empty outside one."""
+    here = Path(__file__).resolve().parent
+    try:
+        revision = subprocess.run(
+            ["git", "-C", here, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "-C", here, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return revision + ("+" if changed else "")
+
+
+def command_line() -> str:
+    """How this process was started, as one would type it."""
+    name = Path(sys.argv[0]).name
+    program = "commlib" if name in {"commlib", "__main__.py"} else name
+    return shlex.join([program, *sys.argv[1:]])

@@ -1,0 +1,107 @@
+"""A trained team as it is deployed: policy weights, frozen codec, graph, and the calibration of its price knob.
+
+This is what `commlib.load` reads from a run folder, and all that a host needs to play.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from commlib.agents.desk import Desk, LearnedTeam
+from commlib.agents.policy import PolicySpec
+from commlib.agents.runtime import Runtime
+from commlib.codec import FrozenCodec
+from commlib.exchange import Plan
+from commlib.message import Edge
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One rung of the ladder of rate weights, measured on episodes of its own.
+
+    Attributes:
+        rate_weight: the encoder's Lagrangian, in squared distortion per bit.
+        success: 0..1; None where the world defines none.
+        return_: mean over agents and episodes of the summed reward.
+        bits_per_agent_step, bits_per_agent_episode: estimates.
+    """
+
+    rate_weight: float
+    success: float | None
+    return_: float
+    bits_per_agent_step: float
+    bits_per_agent_episode: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How reward falls as the encoder is told to save bits, and which rung is used unless a price is given."""
+
+    rungs: tuple[Rung, ...] = ()
+    chosen: int = 0
+
+    def rate_weight(self, bit_price: float | None) -> float:
+        """The rate weight for a price in reward per bit: the rung with the largest return - price x bits."""
+        if not self.rungs:
+            return 0.0
+        if bit_price is None:
+            return self.rungs[self.chosen].rate_weight
+        return max(self.rungs, key=lambda r: r.return_ - bit_price * r.bits_per_agent_episode).rate_weight
+
+    def bit_price(self, rate_weight: float) -> float:
+        """The middle of the prices, in reward per bit, at which `rate_weight` is the best rung; 0 without a ladder."""
+        here = next((r for r in self.rungs if r.rate_weight == rate_weight), None)
+        if here is None:
+            return 0.0
+        slopes = [
+            ((r.return_ - here.return_) / (r.bits_per_agent_episode - here.bits_per_agent_episode), r)
+            for r in self.rungs
+            if abs(r.bits_per_agent_episode - here.bits_per_agent_episode) > 1e-9
+        ]
+        dearer = [s for s, r in slopes if r.bits_per_agent_episode > here.bits_per_agent_episode]
+        cheaper = [s for s, r in slopes if r.bits_per_agent_episode < here.bits_per_agent_episode]
+        low = max([0.0, *dearer])
+        high = min(cheaper, default=low)
+        return max(0.0, (low + high) / 2 if high > low else low)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a plain object."""
+        return {"rungs": [vars(r) for r in self.rungs], "chosen": self.chosen}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any] | None) -> Calibration:
+        """Back from the plain object."""
+        return cls() if data is None else cls(tuple(Rung(**r) for r in data["rungs"]), int(data["chosen"]))
+
+
+@dataclass(frozen=True)
+class Model:
+    """Everything that plays: build desks from it with `furnish`."""
+
+    spec: PolicySpec
+    weights: dict[str, Tensor]
+    codec: FrozenCodec
+    edges: tuple[Edge, ...]
+    calibration: Calibration = field(default_factory=Calibration)
+    folder: Path | None = None
+
+
+def furnish(runtime: Runtime, plan: Plan, model: Model) -> None:
+    """Put the model's agents behind the desks of a runtime's hosts."""
+    runtime.each(
+        "set_desk",
+        [
+            (_desk, host, plan, model.codec, model.spec, model.weights, plan.agents_of(host))
+            for host in range(runtime.n_hosts)
+        ],
+    )
+
+
+def _desk(
+    host: int, plan: Plan, codec: FrozenCodec, spec: PolicySpec, weights: dict[str, Tensor], agents: list[int]
+) -> Desk:
+    return Desk(host, plan, codec, LearnedTeam(spec, weights, agents))

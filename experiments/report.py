@@ -1,0 +1,637 @@
+"""The report: what was run, what it cost, and whether the books agree, as a table for the terminal and as one page.
+
+A page that can be mailed: figures, styles and numbers are all inside it, and opening it asks nothing of any network.
+Not a dashboard: it is written once, from run folders alone, and the same folders always give the same page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from commlib.errors import ConfigError, RunError
+from commlib.experiments import figures
+from commlib.experiments.evidence import Group, Run, group_runs, read_runs, world_spec
+from commlib.experiments.intervals import bootstrap_ci, iqm
+from commlib.experiments.page import Content, Html, document, join, table, tag
+from commlib.records import Estimate, Result, RunFolder, write_whole
+from commlib.units import format_bits
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+NONE: Final = "-"
+"""Stands where there is no figure."""
+
+_ESTIMATE: Final = "-log2 q of the codes that were sent: what a perfect coder would need under the learned prior."
+_PAYLOAD: Final = "the bits of the entropy-coded streams inside the frames: what our coder needed."
+_WIRE: Final = "eight times the bytes of the frames as they were sent, headers included: what is charged."
+_COLUMNS: Final = (
+    "method",
+    "codec",
+    "topology",
+    "success %",
+    "return",
+    "estimate",
+    "payload",
+    "wire",
+    "messages",
+    "payload / estimate - 1",
+    "saving against dense",
+    "runtime",
+    "worlds per frame",
+)
+_N_WORDS: Final = 3
+
+
+class Saving(NamedTuple):
+    """The wire of a run against that of dense; `is_like_for_like` if both share their frames in the same way."""
+
+    times_less: float
+    share: float
+    is_like_for_like: bool
+
+    def __str__(self) -> str:
+        star = "" if self.is_like_for_like else " *"
+        times = f"{number(self.times_less)}x less" if self.times_less >= 1 else f"{number(1 / self.times_less)}x more"
+        return f"{times} ({number(100 * self.share)} %){star}"
+
+
+def saving_against_dense(result: Result, results: Sequence[Result]) -> Saving | None:
+    """How much less a run put on the wire than `dense` in the same world; None without such a run, or without bits.
+
+    A dense run with the same charging rule, hosts and worlds per frame is preferred, since these decide how far a
+    header is shared; where there is none, the saving is marked as not like for like. Seeds of dense are averaged.
+    """
+    if result.method == "dense":
+        return None
+    same_world = [other for other in results if other.method == "dense" and other.world == result.world]
+    alike = [other for other in same_world if _frame_sharing(other) == _frame_sharing(result)]
+    dense = [other.bits.per_agent_step.wire for other in alike or same_world]
+    wire = result.bits.per_agent_step.wire
+    if not dense or wire <= 0 or np.mean(dense) <= 0:
+        return None
+    return Saving(float(np.mean(dense)) / wire, wire / float(np.mean(dense)), bool(alike))
+
+
+def _frame_sharing(result: Result) -> tuple[str, int, int]:
+    return result.charging_rule, result.hosts, result.parallel_worlds
+
+
+def summary_table(results: Sequence[Result]) -> Table:
+    """The runs side by side, for the terminal; bits and messages are per agent and step."""
+    from rich.table import Table
+    from rich.text import Text
+
+    worlds = ", ".join(dict.fromkeys(result.world for result in results))
+    shown = Table(
+        title=Text(f"{worlds}: bits and messages per agent and step"),
+        caption=Text(_footnote(results), justify="left") if _footnote(results) else None,
+        caption_justify="left",
+        title_justify="left",
+    )
+    head, rows = _summary(results)
+    n_words = _n_words(head)
+    for nth, title in enumerate(head):
+        shown.add_column(Text(title), justify="left" if nth < n_words else "right", overflow="fold")
+    for row in rows:
+        shown.add_row(*(Text(cell) for cell in row))
+    return shown
+
+
+def _n_words(head: Sequence[str]) -> int:
+    return head.index("topology") + 1
+
+
+def _summary(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+    """Titles and cells; world and seed have columns only where they differ, savings only where dense is there."""
+    columns: list[tuple[str, Callable[[Result], str]]] = list(
+        zip(
+            _COLUMNS,
+            (
+                lambda r: r.method,
+                lambda r: r.codec,
+                lambda r: r.topology,
+                lambda r: interval(r.success, 100),
+                lambda r: interval(r.return_, 1),
+                lambda r: number(r.bits.per_agent_step.estimate),
+                lambda r: number(r.bits.per_agent_step.payload),
+                lambda r: number(r.bits.per_agent_step.wire),
+                lambda r: number(r.messages_per_agent_step),
+                coder_overhead,
+                lambda r: _saving(r, results),
+                lambda r: f"{r.runtime} x {r.hosts}",
+                lambda r: str(r.parallel_worlds),
+            ),
+            strict=True,
+        )
+    )
+    if len({result.seed for result in results}) > 1:
+        columns.insert(1, ("seed", lambda r: str(r.seed)))
+    if len({result.world for result in results}) > 1:
+        columns.insert(0, ("world", lambda r: r.world))
+    if all(saving_against_dense(result, results) is None for result in results):
+        columns = [column for column in columns if column[0] != "saving against dense"]
+    return [title for title, _ in columns], [[cell(result) for _, cell in columns] for result in results]
+
+
+def _saving(result: Result, results: Sequence[Result]) -> str:
+    saving = saving_against_dense(result, results)
+    return NONE if saving is None else str(saving)
+
+
+def _footnote(results: Sequence[Result]) -> str:
+    savings = [saving_against_dense(result, results) for result in results]
+    if any(saving is not None and not saving.is_like_for_like for saving in savings):
+        return "* the dense run has another charging rule, number of hosts or of worlds per frame: not like for like"
+    return ""
+
+
+def coder_overhead(result: Result) -> str:
+    """How far the coder stays behind the estimate, in percent."""
+    bits = result.bits.per_agent_step
+    return f"{100 * (bits.payload / bits.estimate - 1):+.1f} %" if bits.estimate > 0 else NONE
+
+
+def number(value: float) -> str:
+    """Write a figure with about three digits that count.
+
+    >>> number(0), number(0.01234), number(1.935), number(38.25), number(1728)
+    ('0', '0.0123', '1.94', '38.2', '1,728')
+    """
+    size = abs(value)
+    if size == 0:
+        return "0"
+    if size >= 99.95:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if size >= 9.995 else f"{value:.2f}" if size >= 0.9995 else f"{value:.3g}"
+
+
+def interval(figure: Estimate, scale: float) -> str:
+    """Write a mean with its 95 % interval, as mean and the two ends.
+
+    >>> interval(Estimate(mean=0.986, ci95=(0.98, 0.992), n=512), 100)
+    '98.6 [98.0, 99.2]'
+    """
+    if figure.mean is None:
+        return NONE
+    digits = 1 if scale == 100 else 2
+    if figure.ci95 is None:
+        return f"{figure.mean * scale:.{digits}f}"
+    low, high = figure.ci95
+    return f"{figure.mean * scale:.{digits}f} [{low * scale:.{digits}f}, {high * scale:.{digits}f}]"
+
+
+def write_report(folders: Iterable[RunFolder], path: Path, *, plots_dir: Path | None = None) -> None:
+    """Write one page about these runs, and the figures as PNG files where a folder for them is named.
+
+    Without matplotlib the page has no figures and says so.
+
+    Raises:
+        RunError: no run has a result, or the page cannot be written.
+        ConfigError: PNG files were asked for and matplotlib is missing; the page itself was written.
+    """
+    runs, unread = read_runs(folders)
+    drawn = _draw(runs) if figures.has_matplotlib() else {}
+    _make_folder(path.parent)
+    write_whole(path, _page(runs, unread, drawn).encode())
+    if plots_dir is None:
+        return
+    if not drawn:
+        raise ConfigError(f'{path} was written without figures: they need matplotlib; pip install "commlib[plots]"')
+    _make_folder(plots_dir)
+    for name, (figure, _) in drawn.items():
+        write_whole(plots_dir / f"{name}.png", figures.to_png(figure))
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot make the folder {path}: {error.strerror}; choose another --out") from error
+
+
+# Figures, by file name.
+
+Drawn = dict[str, "tuple[Figure, str]"]
+
+
+def _draw(runs: list[Run]) -> Drawn:
+    """Every figure that these runs have the data for, with what it shows in words."""
+    drawn: Drawn = {}
+    if any(run.metrics for run in runs):
+        drawn["learning_curves"] = (
+            figures.learning_curves(runs),
+            "Training: success or return, and the bits per agent and step, against environment steps. "
+            "Shaded bands are stages of training.",
+        )
+    if any(run.result.frontier for run in runs) or len(runs) > 1:
+        drawn["frontier"] = (
+            figures.frontier(runs),
+            "Success or return against bits. A line is one trained model played at several prices; a filled marker is "
+            "where a run works (estimate, with its 95 % interval), the hollow one beside it what it put on the wire.",
+        )
+    if len(runs) > 1:
+        drawn["comparison"] = (
+            figures.comparison(runs),
+            "Per method: success or return with its 95 % interval, and the wire bits, which are charged; the white "
+            "marks inside a bar are the payload (stroke) and the estimate (diamond).",
+        )
+    for nth, run in _closely(runs):
+        if run.booked is None:
+            continue
+        drawn[f"graph_{nth}"] = (
+            figures.graph(run),
+            "Who talks to whom, as charged in the evaluation; a dashed edge is open and carried nothing.",
+        )
+        drawn[f"bill_{nth}"] = figures.bill(run), "The bill: bits charged on each edge, and the share of each sender."
+        drawn[f"budget_{nth}"] = (
+            figures.budget_over_time(run),
+            "Bits spent per round of the evaluation, all agents and parallel worlds together"
+            + (", against what the budget allowed." if run.result.budget else "; there was no budget."),
+        )
+    return drawn
+
+
+def _closely(runs: list[Run]) -> list[tuple[int, Run]]:
+    """The runs whose books are drawn, numbered as on the page: one seed of each group keeps a sweep readable."""
+    first = {id(group.runs[0]) for group in group_runs(runs)}
+    return [(nth, run) for nth, run in enumerate(runs, start=1) if id(run) in first]
+
+
+def _shown(drawn: Drawn, name: str) -> Html | None:
+    if name not in drawn:
+        return None
+    figure, caption = drawn[name]
+    svg = Html(figures.to_svg(figure, caption, prefix=name))
+    return tag("figure", svg, tag("figcaption", caption))
+
+
+# The page, section by section.
+
+
+def _page(runs: list[Run], unread: list[str], drawn: Drawn) -> str:
+    worlds = list(dict.fromkeys(run.result.world for run in runs))
+    methods = list(dict.fromkeys(run.result.method for run in runs))
+    title = f"{_several(methods, 'methods')} on {_several(worlds, 'worlds')}"
+    n_runs = f"{len(runs)} run{'s' * (len(runs) != 1)}"
+    return document(
+        f"commlib report: {title}",
+        tag("h1", title[0].upper() + title[1:]),
+        tag(
+            "p",
+            f"commlib report of {n_runs}: what was said, what it cost in bits, and what it was worth.",
+            class_="muted",
+        ),
+        *(tag("p", f"Not shown: {sentence}", class_="note") for sentence in unread),
+        _tiles(runs),
+        _what_was_run(runs, worlds),
+        _summary_section(runs),
+        _figure_section(drawn),
+        _frontier_section(runs),
+        *(_run_section(nth, run, len(runs), drawn) for nth, run in enumerate(runs, start=1)),
+        tag("footer", "Made from the run folders alone. Every figure is in result.json, every bit in journal.sqlite."),
+    )
+
+
+def _several(words: list[str], noun: str) -> str:
+    return (
+        " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+        if len(words) <= 4
+        else (f"{len(words)} {noun}")
+    )
+
+
+def _tiles(runs: list[Run]) -> Html:
+    """The answer in four figures: of the one run, or of ours among many."""
+    results = [run.result for run in runs]
+    run = next((run for run in runs if run.result.method == "ours"), runs[0])
+    result, bits = run.result, run.result.bits.per_agent_step
+    whose = f"{result.method}, seed {result.seed}" if len(runs) > 1 else ""
+    merit = result.success
+    if merit.mean is not None:
+        first = (f"{100 * merit.mean:.1f} %", f"success{_between(merit, 100, ' %')}")
+    else:
+        first = (number(result.return_.mean or 0.0), f"return{_between(result.return_, 1, '')}")
+    tiles = [first, (number(bits.wire), f"bits per agent and step on the wire (estimate {number(bits.estimate)})")]
+    saving = saving_against_dense(result, results)
+    if saving is not None:
+        share = f"of the wire of dense: {number(100 * saving.share)} %"
+        tiles.append(
+            (str(saving).partition(" (")[0], share + ("" if saving.is_like_for_like else ", not like for like"))
+        )
+    else:
+        tiles.append((format_bits(result.ledger.spent), f"spent in {result.success.n or result.return_.n} episodes"))
+    tiles.append(_verdict_tile(runs))
+    return tag(
+        "div",
+        *(
+            tag(
+                "div", tag("b", value), tag("span", f"{words} ({whose})" if whose and nth < 3 else words), class_="tile"
+            )
+            for nth, (value, words) in enumerate(tiles)
+        ),
+        class_="tiles",
+    )
+
+
+def _between(figure: Estimate, scale: float, unit: str) -> str:
+    if figure.ci95 is None:
+        return ""
+    low, high = (scale * end for end in figure.ci95)
+    return f", 95 % interval {low:.3g} to {high:.3g}{unit} over {figure.n} episodes"
+
+
+def _verdict_tile(runs: list[Run]) -> tuple[str, str]:
+    audited = [run.booked.audit for run in runs if run.booked is not None]
+    n_differences = sum(len(report.differences) for report in audited)
+    if not audited:
+        return NONE, "no books to audit"
+    if n_differences:
+        return f"{n_differences} differences", "found by the audit; see below"
+    n_entries = sum(report.n_entries for report in audited)
+    return "books agree", f"audit of {n_entries:,} entries in {len(audited)} of {len(runs)} journals"
+
+
+def _what_was_run(runs: list[Run], worlds: list[str]) -> Html:
+    return tag(
+        "section",
+        tag("h2", "What was run"),
+        *(_world(world, [run.result for run in runs if run.result.world == world]) for world in worlds),
+        tag("h3", "Commands"),
+        *(tag("pre", command) for command in dict.fromkeys(run.result.command for run in runs)),
+    )
+
+
+def _world(world: str, results: list[Result]) -> Html:
+    spec = world_spec(world)
+    facts: list[tuple[str, Content]] = []
+    if spec is not None:
+        facts += [
+            ("agents", f"{spec.n_agents}, for at most {spec.n_steps} steps an episode"),
+            ("success", spec.success or "not defined; the return counts"),
+            ("must be said", spec.must_say or "not known"),
+        ]
+        if spec.bound_bits is not None:
+            facts.append(("known bound", _against_bound(spec.bound_bits, results)))
+        facts.append(("source", spec.source or NONE))
+    else:
+        facts.append(("world", "not built in: it is described where it comes from"))
+    facts.append(("training", f"{_range([result.steps for result in results])} environment steps"))
+    facts.append(("evaluation", f"{_range([result.return_.n for result in results])} episodes"))
+    facts.append(("seeds", ", ".join(str(seed) for seed in sorted({result.seed for result in results}))))
+    return join([tag("h3", world), _facts(facts)])
+
+
+def _against_bound(bound: float, results: list[Result]) -> str:
+    text = f"a perfect team must send {bound:.2f} bits per agent and episode"
+    if len(results) == 1 and results[0].bits.per_agent_episode.estimate > 0:
+        bits = results[0].bits.per_agent_episode
+        text += (
+            f"; this run's estimate is {number(bits.estimate)} ({number(bits.estimate / bound)} times that), "
+            f"its wire {number(bits.wire)} ({number(bits.wire / bound)} times)"
+        )
+    return text
+
+
+def _range(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _facts(facts: Sequence[tuple[str, Content]]) -> Html:
+    return tag("dl", *(piece for name, value in facts for piece in (tag("dt", name), tag("dd", value))))
+
+
+def _summary_section(runs: list[Run]) -> Html:
+    results = [run.result for run in runs]
+    head, rows = _summary(results)
+    rules = list(dict.fromkeys(result.charging_rule for result in results))
+    return tag(
+        "section",
+        tag("h2", "Summary"),
+        table(head, rows, n_words=_n_words(head)),
+        tag("p", _footnote(results), class_="small") if _footnote(results) else None,
+        tag("p", "Estimate, payload, wire and messages are per agent and step; in brackets the 95 % interval over "
+            "episodes.", class_="small muted"),
+        *(tag("p", tag("b", "Charging rule: "), _charging(rule), class_="rule") for rule in rules),
+        _facts([("estimate", _ESTIMATE), ("payload", _PAYLOAD), ("wire", _WIRE)]),
+        _over_seeds(group_runs(runs)),
+    )  # fmt: skip
+
+
+def _charging(rule: str) -> str:
+    """The rule in words, whether its name or its sentence is recorded."""
+    from commlib.exchange import ABSENCE_RULE, CHARGING_RULES
+
+    if rule not in CHARGING_RULES:
+        return rule
+    return f"{rule}: {CHARGING_RULES[rule]}; {ABSENCE_RULE}."
+
+
+def _over_seeds(groups: list[Group]) -> Html | None:
+    """Interquartile means over seeds, where there are several."""
+    several = [group for group in groups if len(group.runs) > 1]
+    if not several:
+        return None
+
+    def over(values: list[float | None], scale: float) -> str:
+        there = [scale * value for value in values if value is not None]
+        if not there:
+            return NONE
+        low, high = bootstrap_ci(there, generator=np.random.default_rng(0), statistic=iqm)
+        return f"{number(float(iqm(there)))} [{number(low)}, {number(high)}]"
+
+    rows = [
+        (
+            group.label,
+            group.world,
+            str(len(group.runs)),
+            over([run.result.success.mean for run in group.runs], 100),
+            over([run.result.return_.mean for run in group.runs], 1),
+            over([run.result.bits.per_agent_step.estimate for run in group.runs], 1),
+            over([run.result.bits.per_agent_step.wire for run in group.runs], 1),
+        )
+        for group in several
+    ]
+    n_fewest = min(len(group.runs) for group in several)
+    return join(
+        [
+            tag("h3", "Over seeds"),
+            table(("method", "world", "seeds", "success %", "return", "estimate", "wire"), rows, n_words=2),
+            tag("p", "Interquartile mean over seeds, in brackets its 95 % bootstrap interval."
+                + (" Fewer than five seeds: no claim can rest on it." if n_fewest < 5 else ""), class_="small muted"),
+        ]
+    )  # fmt: skip
+
+
+def _figure_section(drawn: Drawn) -> Html | None:
+    if not figures.has_matplotlib():
+        note = 'There are no figures: matplotlib is not installed. pip install "commlib[plots]", then report again.'
+        return tag("section", tag("h2", "Figures"), tag("p", note, class_="note"))
+    shown = [_shown(drawn, name) for name in ("comparison", "frontier", "learning_curves")]
+    return tag("section", tag("h2", "Figures"), *shown) if any(shown) else None
+
+
+def _frontier_section(runs: list[Run]) -> Html | None:
+    with_frontier = [(nth, run) for nth, run in enumerate(runs, start=1) if run.result.frontier]
+    if not with_frontier:
+        return None
+    rows = [
+        (
+            f"{nth}. {run.result.method}, seed {run.result.seed}",
+            run.result.world,
+            f"{point.bit_price:.3g}",
+            f"{point.rate_weight:.3g}",
+            NONE if point.success is None else f"{100 * point.success:.1f}",
+            number(point.return_),
+            number(point.bits_per_agent_step),
+            "works here" if point.bit_price == run.result.bit_price else "",
+        )
+        for nth, run in with_frontier
+        for point in sorted(run.result.frontier, key=lambda point: point.bits_per_agent_step)
+    ]
+    head = (
+        "run",
+        "world",
+        "price (reward per bit)",
+        "rate weight",
+        "success %",
+        "return",
+        "bits per agent and step",
+        "",
+    )
+    content = (
+        tag(
+            "p", "One trained model, played at several prices of a bit: the price is a knob that is turned at run time."
+        ),
+        table(head, rows, n_words=2),
+    )
+    if len(rows) > 24:
+        content = (content[0], tag("details", tag("summary", f"{len(rows)} points"), content[1]))
+    return tag("section", tag("h2", "Frontier"), *content)
+
+
+def _run_section(nth: int, run: Run, n_runs: int, drawn: Drawn) -> Html:
+    result = run.result
+    title = f"The books of {result.method}, seed {result.seed}"
+    return tag(
+        "section",
+        tag("h2", title if n_runs == 1 else f"{nth}. {title}"),
+        *(tag("p", note, class_="note") for note in run.notes),
+        tag("p", _verdict(run)),
+        _differences(run),
+        tag("div", _shown(drawn, f"graph_{nth}"), _shown(drawn, f"bill_{nth}"), class_="pair") if run.booked else None,
+        _shown(drawn, f"budget_{nth}"),
+        _bill_table(run),
+        tag("h3", "Ledger, codec, time"),
+        _facts(_run_facts(run)),
+        tag("h3", "How to make it again"),
+        tag("pre", result.command),
+        _facts(
+            [
+                ("git", tag("code", result.git or "not a checkout")),
+                ("versions", ", ".join(f"{name} {version}" for name, version in result.versions.items())),
+                ("journal", tag("code", result.journal_digest)),
+                ("run", tag("code", result.run)),
+            ]
+        ),
+        tag("details", tag("summary", "config.yaml, as resolved"), tag("pre", run.config)) if run.config else None,
+        id=f"run-{nth}",
+    )
+
+
+def _verdict(run: Run) -> Html:
+    """The auditor's finding in words."""
+    if run.booked is None:
+        return tag("span", "Not audited: there are no books to read.", class_="bad")
+    report = run.booked.audit
+    read = (
+        f"{report.n_entries:,} entries of {format_bits(report.bits_debited)} were held against "
+        f"{report.n_receipts:,} receipts, edge by edge and round by round."
+    )
+    if report.differences:
+        n = len(report.differences)
+        return join([tag("span", f"The books do not agree: {n} difference{'s' * (n != 1)}. ", class_="bad"), read])
+    extra = ""
+    if report.bits_unaccounted:
+        extra = (
+            f" Hosts that died had leased {format_bits(report.bits_unaccounted)} and not reported; it counts as spent, "
+            f"and receivers heard {format_bits(report.bits_recovered)} of it."
+        )
+    return join([tag("span", "The books agree. ", class_="good"), read, extra])
+
+
+def _differences(run: Run) -> Html | None:
+    if run.booked is None or not run.booked.audit.differences:
+        return None
+    found = [str(difference) for difference in run.booked.audit.differences]
+    more = [f"... and {len(found) - 10} more; see `commlib audit`"] if len(found) > 10 else []
+    return tag("ul", *(tag("li", sentence, class_="bad") for sentence in found[:10] + more))
+
+
+def _bill_table(run: Run) -> Html | None:
+    """The bill by edge; folded away where it is long."""
+    if run.booked is None:
+        return None
+    bills = run.booked.edges
+    if not bills:
+        return tag("p", "No message was charged.", class_="muted")
+    total = sum(bill.bits for bill in bills)
+    rows = [
+        (
+            f"{bill.edge.sender} → {bill.edge.receiver}",
+            f"{bill.n_messages:,}",
+            f"{bill.bits:,}",
+            f"{bill.payload_bits:,}",
+            f"{100 * bill.bits / max(1, total):.1f} %",
+        )
+        for bill in bills
+    ]
+    rows.append(("all", "", f"{total:,}", f"{sum(bill.payload_bits for bill in bills):,}", ""))
+    shown = table(("edge", "messages in frames", "wire bits charged", "payload bits", "share of the bill"), rows)
+    if len(bills) > 14:
+        shown = tag("details", tag("summary", f"The bill of {len(bills)} edges"), shown)
+    note = "A broadcast is paid once; its bits are shared out over those who heard it, so that the column adds up."
+    return join([tag("h3", "The bill, by edge"), shown, tag("p", note, class_="small muted")])
+
+
+def _run_facts(run: Run) -> list[tuple[str, Content]]:
+    result, ledger, health = run.result, run.result.ledger, run.result.codec_health
+    balance = ledger.spent + ledger.leased + ledger.available - ledger.granted
+    right = "spent + leased + available = granted, to the bit" if balance == 0 else f"off by {balance:,} bits"
+    facts: list[tuple[str, Content]] = [
+        ("budget", f"{result.budget}, shared by all agents" if result.budget else "none: what was sent was granted"),
+        (
+            "ledger",
+            f"granted {ledger.granted:,} bits, spent {ledger.spent:,}, leased {ledger.leased:,}, "
+            f"available {ledger.available:,}: {right}",
+        ),
+        ("for want of bits", f"{ledger.dropped:,} messages dropped, {ledger.degraded:,} degraded"),
+        ("bit price", f"{result.bit_price:.3g} reward per bit"),
+        (
+            "codec",
+            f"{health.used_codes} codes used, perplexity {health.perplexity:.1f}, {health.dead_codes} never used",
+        ),
+        ("rate gap", f"{result.rate_gap:+.3g}"),
+        (
+            "talk",
+            f"an agent spoke in {100 * result.messages_per_agent_step:.1f} % of its steps; gate rate "
+            f"{result.gate_rate:.3g}; {100 * result.density:.0f} % of all edges open",
+        ),
+        (
+            "frames",
+            f"{result.frames:,} of {result.wire_bytes:,} bytes together, {result.parallel_worlds} worlds in a frame, "
+            f"{result.runtime} runtime on {result.hosts} host{'s' * (result.hosts != 1)}",
+        ),
+    ]
+    if result.seconds:
+        spent = ", ".join(f"{name} {number(seconds)} s" for name, seconds in result.seconds.items())
+        facts.append(("time", spent))
+    if result.throughput:
+        facts.append(("throughput", ", ".join(f"{name} {number(rate)}" for name, rate in result.throughput.items())))
+    return facts

@@ -1,0 +1,405 @@
+"""Training in stages, each visible: learn the task, fit the codec, fine-tune through it, calibrate, evaluate.
+
+    dense       continuous messages, unpriced: the task comes first, a price too early shuts agents up for good
+    fit         the codec is fitted to what they learned to say
+    fine-tune   briefly, through the codec, its codebook held still
+    calibrate   the prior is counted on their own runs, the encoder made price-aware
+    priced      (optional) fine-tuned under the bit price, and calibrated again
+    evaluate    over real frames, charged
+
+A run that was killed continues from its last checkpoint and ends with the same result and the same books.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from commlib.agents.learner import Learner, Phase
+from commlib.agents.policy import PolicySpec
+from commlib.agents.runtime import Runtime
+from commlib.agents.training import Learning, Rollout, Team, collect, update
+from commlib.codecs.build import make_codec
+from commlib.codecs.store import load_codec, read_header, save_codec
+from commlib.config import RunConfig, write_yaml
+from commlib.errors import CodecError, ConfigError, RunError
+from commlib.exchange import make_plan, partition
+from commlib.experiments.calibrate import calibrate
+from commlib.experiments.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from commlib.experiments.compose import n_hosts, open_runtime, resolve
+from commlib.experiments.evaluate import evaluate
+from commlib.experiments.model import Calibration, Model
+from commlib.experiments.progress import Display, make_display
+from commlib.experiments.worlds import make_world
+from commlib.journal import Journal
+from commlib.objective import LossTerms, Objective
+from commlib.records import Result, RunFolder, write_json
+from commlib.topology import make_topology
+from commlib.world import World, WorldSpec
+
+CHECKPOINT_EVERY = 20
+DEFAULT_OUT = Path("runs")
+
+
+class Stage(NamedTuple):
+    """A stretch of training, in environment steps."""
+
+    name: str
+    start: int
+    stop: int
+
+
+def stages_of(config: RunConfig) -> list[Stage]:
+    """The stages that have any steps, in order."""
+    fine, priced = int(config.steps * config.stages.fine_tune), int(config.steps * config.stages.priced)
+    dense = config.steps - fine - priced
+    bounds = [("dense", 0, dense), ("fine-tune", dense, dense + fine), ("priced", dense + fine, config.steps)]
+    return [Stage(*bound) for bound in bounds if bound[1] < bound[2]]
+
+
+def phase_of(config: RunConfig, stage: Stage, steps: int, bit_price: float) -> Phase:
+    """What holds for the iteration that starts after `steps` environment steps."""
+    learning = config.learning
+    share = min(1.0, (steps - stage.start) / (stage.stop - stage.start))
+    is_dense = stage.name == "dense"
+    first_rate = learning.learning_rate * (1.0 if is_dense else config.stages.fine_tune_rate)
+    return Phase(
+        learning_rate=first_rate * (1 - 0.95 * share),
+        edge_learning_rate=learning.edge_learning_rate if is_dense else 0.0,
+        entropy_weight=learning.entropy_weight * (1 - share) if is_dense else 0.0,
+        floor=learning.floor * max(0.0, 1 - share / 0.7) if is_dense else 0.0,
+        noise=learning.noise if is_dense else 0.0,
+        use_codec=not is_dense,
+        all_edges=is_dense and config.topology == "commformer" and share < learning.warm_up,
+        objective=Objective(learning.clip, learning.value_weight, bit_price if stage.name == "priced" else 0.0),
+    )
+
+
+def build_learner(config: RunConfig, world: WorldSpec, agents: list[int]) -> Learner:
+    """A host's learner; runs on the host, so that no module travels."""
+    codec = make_codec(config.codec, config.message_width, config.codebook_size)
+    topology = make_topology(config.topology, world.n_agents, config.density)
+    spec = PolicySpec.of(world, config.message_width, config.learning.hidden, has_gate=config.gate == "talk")
+    return Learner(spec, agents, codec, topology, config.seed)
+
+
+@dataclass
+class Training:
+    """One run of training on open hosts: where it stands, and how it goes on."""
+
+    config: RunConfig
+    world: World
+    runtime: Runtime
+    folder: RunFolder
+    display: Display
+
+    def __post_init__(self) -> None:
+        config, spec = self.config, self.world.spec
+        self.plan = make_plan((), partition(spec.n_agents, self.runtime.n_hosts), config.charging)
+        self.codec = make_codec(config.codec, config.message_width, config.codebook_size)
+        n_positions = self.codec.freeze().n_positions
+        self.team = Team(self.runtime, self.plan, config.message_width, n_positions)
+        self.team.each("set_learner", build_learner, config, spec, [list(block) for block in self.team.blocks])
+        learning = config.learning
+        self.learning = Learning(
+            n_worlds=learning.n_worlds,
+            n_epochs=learning.n_epochs,
+            n_minibatches=learning.n_minibatches,
+            gamma=learning.gamma,
+            gae_lambda=learning.gae_lambda,
+            edges_every=learning.edges_every,
+        )
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.iteration, self.steps, self.fitted, self.bit_price = 0, 0, False, 0.0
+        self.seconds, self.cpu_seconds = 0.0, 0.0
+
+    # --- the stages ---------------------------------------------------------------------------------------------------
+
+    def run(self) -> Model:
+        """All stages from where the run stands to a calibrated model."""
+        for stage in stages_of(self.config):
+            if self.steps >= stage.stop:
+                continue
+            if stage.name != "dense" and not self.fitted:
+                self.fit()
+            if stage.name == "priced" and self.bit_price == 0.0:
+                self.set_price()
+            self.learn(stage)
+            self.save()
+        if not self.fitted and self.config.codec != "float32":
+            self.fit()
+            self.save()
+        return self.calibrated()
+
+    def learn(self, stage: Stage) -> None:
+        """Iterations of one stage."""
+        while self.steps < stage.stop:
+            started, cpu = time.perf_counter(), time.process_time()
+            phase = phase_of(self.config, stage, self.steps, self.bit_price)
+            self.world.set_progress(min(1.0, self.steps / stages_of(self.config)[0].stop))
+            rollout = collect(self.team, self.world, phase, self.learning, self.generator)
+            terms = update(self.team, rollout, phase, self.learning, self.generator, self.iteration)
+            self.iteration += 1
+            self.steps += rollout.n_steps
+            self.seconds += time.perf_counter() - started
+            self.cpu_seconds += time.process_time() - cpu
+            self.note(stage, phase, rollout, terms)
+            if self.iteration % CHECKPOINT_EVERY == 0:
+                self.save()
+
+    def fit(self) -> None:
+        """Fit the codec to what the agents say now, and give it to every host."""
+        self.display.say(f"{'fit':>10}  the {self.config.codec} codec to recorded messages")
+        stage = stages_of(self.config)[0]
+        phase = phase_of(self.config, stage, stage.stop, 0.0)._replace(noise=0.0, use_codec=False)
+        messages = []
+        for _ in range(2):
+            rollout = collect(self.team, self.world, phase, self.learning, self.generator)
+            messages.append(rollout.z[rollout.alive].flatten(0, 1))
+        recorded = torch.cat(messages)
+        if not torch.isfinite(recorded).all():
+            raise CodecError("recorded messages hold NaN or infinity; lower the learning rate")
+        self.codec.fit(recorded, self.generator)
+        self.share_codec()
+        self.fitted = True
+
+    def set_price(self) -> None:
+        """The price of the priced stage: as configured, or what calibration finds."""
+        model = self.calibrated()
+        self.codec.set_prior(model.codec.prior)  # type: ignore[attr-defined]
+        self.share_codec()
+        calibration = model.calibration
+        found = calibration.bit_price(calibration.rate_weight(None))
+        self.bit_price = found if self.config.bit_price is None else self.config.bit_price
+
+    def share_codec(self) -> None:
+        """Give this codec to every host."""
+        self.team.each("learner.load_codec", dict(self.codec.state_dict()))
+
+    def calibrated(self) -> Model:
+        """The model as it stands, with prior and encoder calibrated."""
+        self.display.say(f"{'calibrate':>10}  prior and price-aware encoder on the agents' own runs")
+        weights, codec_state, edges = self.team.runtime.each("learner.deployed", [()] * self.runtime.n_hosts)[0]
+        self.codec.load_state_dict(codec_state)
+        spec = PolicySpec.of(
+            self.world.spec, self.config.message_width, self.config.learning.hidden, has_gate=self.config.gate == "talk"
+        )
+        model = Model(spec, weights, self.codec.freeze(), edges)
+        self.world.set_progress(1.0)
+        generator = torch.Generator().manual_seed(self.config.seed + 1)
+        return calibrate(
+            model,
+            self.world,
+            self.config.charging,
+            self.config.stages,
+            generator,
+            rate_aware=self.config.rate_aware,
+        )
+
+    # --- the record ---------------------------------------------------------------------------------------------------
+
+    def note(self, stage: Stage, phase: Phase, rollout: Rollout, terms: LossTerms) -> None:
+        """A line in metrics.jsonl, and on the screen."""
+        n_agents = self.world.spec.n_agents
+        success = float(rollout.success.float().mean()) if self.world.spec.success else None
+        bits = float(rollout.bits[rollout.alive].sum()) / (rollout.n_steps * n_agents) if phase.use_codec else None
+        row = {
+            "iteration": self.iteration,
+            "stage": stage.name,
+            "steps": self.steps,
+            "success": success,
+            "return": float(rollout.reward.sum(0).mean()),
+            "episode_steps": rollout.n_steps / rollout.alive.shape[1],
+            "bits_per_agent_step": bits,
+            "bit_price": phase.objective.bit_price,
+            **{f"loss_{name}": float(value) for name, value in terms._asdict().items()},
+            "seconds": round(self.seconds, 3),
+        }
+        with self.folder.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        figures = {
+            "reward": f"{row['return']:.3f}",
+            **({} if success is None else {"success": f"{success:.1%}"}),
+            "bits/agent/step": 32 * self.config.message_width if bits is None else f"{bits:.2f}",
+            "price": f"{phase.objective.bit_price:.2g}",
+            "steps/s": f"{self.steps / max(self.seconds, 1e-9):,.0f}",
+        }
+        self.display.advance(stage.name, self.steps / self.config.steps, figures)
+
+    def save(self) -> None:
+        """A checkpoint from which the run continues exactly."""
+        state = self.team.runtime.each("learner.state", [()] * self.runtime.n_hosts)[0]
+        position = {
+            "iteration": self.iteration,
+            "steps": self.steps,
+            "fitted": self.fitted,
+            "bit_price": self.bit_price,
+            "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
+        }
+        tensors = {**state, "generator": self.generator.get_state()}
+        write_checkpoint(self.folder.checkpoint, Checkpoint(tensors, position))
+
+    def restore(self) -> None:
+        """Continue from the last checkpoint, if there is one."""
+        checkpoint = read_checkpoint(self.folder.checkpoint)
+        if checkpoint is None:
+            self.folder.metrics.unlink(missing_ok=True)
+            return
+        position = checkpoint.position
+        self.iteration, self.steps = position["iteration"], position["steps"]
+        self.fitted, self.bit_price = position["fitted"], position["bit_price"]
+        self.seconds, self.cpu_seconds = position["seconds"], position["cpu_seconds"]
+        tensors = dict(checkpoint.tensors)
+        self.generator.set_state(tensors.pop("generator"))
+        self.team.each("learner.load_state", tensors)
+        self.codec.load_state_dict({k.removeprefix("codec."): v for k, v in tensors.items() if k.startswith("codec.")})
+        rows = [row for row in self.folder.read_metrics() if row["iteration"] <= self.iteration]
+        self.folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        self.display.say(f"{'resume':>10}  at iteration {self.iteration}, {self.steps:,} steps done")
+
+    def throughput(self) -> dict[str, float]:
+        """Steps per second of training, wall-clock; per core where the hosts are in this process."""
+        figures = {
+            "training_seconds": round(self.seconds, 3),
+            "training_steps_per_second": round(self.steps / max(self.seconds, 1e-9), 1),
+        }
+        if self.runtime.name == "local":
+            figures["training_steps_per_cpu_second"] = round(self.steps / max(self.cpu_seconds, 1e-9), 1)
+        return figures
+
+
+def run_training(
+    config: RunConfig,
+    out: Path,
+    *,
+    display: Display,
+    resume: bool = False,
+    runtime: Runtime | None = None,
+    world: World | None = None,
+) -> Result:
+    """One whole run into a folder: every stage, then the evaluation.
+
+    Args:
+        config: what to run.
+        out: the run folder.
+        display: where progress is shown.
+        resume: continue a run that was cut off.
+        runtime: open hosts to use; by default they are opened and closed here.
+        world: the world itself, where it has no name.
+
+    Raises:
+        RunError: the folder holds a run already (without `resume`), or another one (with it).
+    """
+    folder = RunFolder(out)
+    prepare_folder(folder, config, resume=resume)
+    if resume and folder.result.is_file():
+        display.say(f"{'resume':>10}  {out} is finished already")
+        return folder.read_result()
+    world = world or make_world(config.world)
+    opened = runtime or open_runtime(config, n_hosts(config, world.spec.n_agents))
+    try:
+        training = Training(config, world, opened, folder, display)
+        if resume:
+            training.restore()
+        model = training.run()
+        save_model(model, folder)
+        with Journal(folder.journal) as journal:
+            result = evaluate(
+                model, config, world, opened, journal, display, training=training.throughput(), run=out
+            )
+        write_json(folder.result, result.to_json())
+        return result
+    finally:
+        if runtime is None:
+            opened.close()
+        world.close()
+
+
+def prepare_folder(folder: RunFolder, config: RunConfig, *, resume: bool) -> None:
+    """Make the folder, or check that it holds this very run."""
+    if folder.config.is_file():
+        if not resume:
+            raise RunError(
+                f"{folder.path} holds a run already; choose another --out, or continue it with --resume"
+            )
+        from commlib.config import make_config, read_yaml
+
+        if make_config((str(folder.config), read_yaml(folder.config))) != config:
+            raise ConfigError(f"{folder.path} holds a run with other settings; resume it with the settings it has")
+        return
+    if resume:
+        raise RunError(f"{folder.path} holds no run to resume; start it without --resume")
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        write_yaml(config, folder.config)
+    except OSError as error:
+        raise RunError(f"cannot write to {folder.path}: {error.strerror}; choose another --out") from error
+
+
+def save_model(model: Model, folder: RunFolder) -> None:
+    """Write the frozen codec with its calibration, and the policy, so that `load_model` finds them."""
+    calibration = {**model.calibration.to_json(), "edges": [list(edge) for edge in model.edges]}
+    save_codec(model.codec, folder.codec, calibration)  # type: ignore[arg-type]
+    write_checkpoint(folder.codec.parent / "policy", Checkpoint(model.weights, vars(model.spec)))
+
+
+def train(world: Any, *, out: str | Path | None = None, quiet: bool = False, **settings: Any) -> Result:  # noqa: ANN401
+    """Train a team and evaluate it over real frames; the same as ``commlib train``.
+
+    >>> import commlib
+    >>> result = commlib.train("guide", steps=4000, episodes=16, seed=1, quiet=True)  # doctest: +SKIP
+
+    Args:
+        world: a name, a live world, a PettingZoo `ParallelEnv` or a factory of one.
+        out: the run folder; default ``runs/WORLD-METHOD-SEED``.
+        quiet: show no progress.
+        settings: any setting of `commlib.config.RunConfig`, such as ``codec="int8"``.
+    """
+    made = make_world(world)
+    method = settings.pop("method", None)
+    config = resolve(world if isinstance(world, str) else made.spec.name, method, None, settings)
+    display = make_display(is_quiet=quiet)
+    try:
+        folder = Path(out) if out else DEFAULT_OUT / run_name(config)
+        return run_training(config, folder, display=display, world=made)
+    finally:
+        display.close()
+
+
+def run_name(config: RunConfig) -> str:
+    """The default name of a run's folder."""
+    world = "".join(c if c.isalnum() or c in "._-" else "-" for c in config.world)
+    return f"{world}-{config.method}-{config.seed}"
+
+
+def load_model(folder: RunFolder, world: World) -> Model:
+    """The deployed team of a run folder.
+
+    Raises:
+        RunError: the run was never finished.
+        CodecError: its codec is damaged.
+    """
+    checkpoint = read_checkpoint(folder.path / "policy")
+    if checkpoint is None:
+        raise RunError(f"{folder.path} holds no trained team; finish the run with `commlib train ... --resume`")
+    position = {**checkpoint.position, "action_counts": tuple(checkpoint.position["action_counts"])}
+    spec = PolicySpec(**position)
+    have = (world.spec.n_agents, world.spec.observation_width, world.spec.action_counts)
+    if (spec.n_agents, spec.observation_width, spec.action_counts) != have:
+        raise RunError(f"{folder.path} was trained on another version of {world.spec.name}; train it again")
+    header = read_header(folder.codec)["calibration"]
+    codec = load_codec(folder.codec)
+    from commlib.message import Edge
+
+    edges = tuple(Edge(*edge) for edge in header["edges"])
+    return Model(spec, checkpoint.tensors, codec, edges, Calibration.from_json(header), folder.path)
+
+
+__all__ = ["Stage", "Training", "load_model", "run_training", "stages_of", "train"]

@@ -1,0 +1,531 @@
+"""Reports of made-up runs: nothing is trained here, but the folders are as a run leaves them."""
+
+import builtins
+import json
+import random
+import re
+from html.parser import HTMLParser
+
+import pytest
+from rich.console import Console
+
+from commlib.config import make_config, write_yaml
+from commlib.errors import ConfigError, RunError
+from commlib.experiments import evidence, figures, page, report
+from commlib.experiments.evidence import group_runs, read_run
+from commlib.experiments.report import saving_against_dense, summary_table, write_report
+from commlib.journal import Journal
+from commlib.ledger import Budget, Entry, Ledger, Receipt
+from commlib.records import Estimate, Result, RunFolder, write_json
+
+VOID = {"meta", "br", "hr", "img", "path", "use", "rect", "circle", "line", "stop"}
+
+
+def bits(scale):
+    return {"estimate": 0.93 * scale, "payload": scale, "wire": 1.8 * scale}
+
+
+def make_books(folder, n_agents, n_rounds, per_round, budget):
+    """Each agent broadcasts to the next two in the ring, more in the early rounds."""
+    rng = random.Random(1)
+    with Ledger(Journal(folder.journal), budget=budget) as ledger:
+        for r in range(n_rounds):
+            with ledger.round():
+                if budget.bits is not None:
+                    ledger.grant(budget.allowance(64), 2 * r)
+                spend = [
+                    int(per_round * (3 if r == 1 else 0.4 + rng.random()) * (1 + s) / n_agents) for s in range(n_agents)
+                ]
+                lease = ledger.lease("host-0", sum(spend) if budget.bits is None else ledger.statement().available, r)
+                entries, receipts = [], []
+                for s, b in enumerate(spend):
+                    heard_by = tuple(sorted({(s + 1) % n_agents, (s + 2) % n_agents} - {s}))
+                    if b:
+                        entries.append(Entry(0, r, r, s, heard_by, 64, b, int(0.6 * b), "host-0"))
+                        receipts += [Receipt("host-0", 0, r, r, s, to, 64, b) for to in heard_by]
+                ledger.settle(lease, entries)
+                ledger.receive(receipts)
+                if budget.bits is not None:
+                    ledger.withdraw(ledger.statement().available, 2 * r + 1)
+        return ledger.statement(), ledger.journal.digest()
+
+
+def make_run(path, *, n_agents=3, n_rounds=10, spend=2.0, success=0.97, with_budget=False, learning=True, **changed):
+    """A run folder and what its result says; `changed` are fields of the result."""
+    path.mkdir(parents=True)
+    folder = RunFolder(path)
+    budget = Budget.parse("64 bit/step") if with_budget else Budget(None)
+    statement, digest = make_books(folder, n_agents, n_rounds, int(64 * n_agents * spend), budget)
+    merit = None if success is None else Estimate(mean=success, ci95=(success - 0.012, min(1, success + 0.009)), n=512)
+    method = changed.get("method", "ours")
+    frontier = [
+        {
+            "bit_price": 0.01 * 2**k,
+            "rate_weight": 0.1 * 2**k,
+            "success": None if success is None else success * (1 - 0.004 * 3**k / 2),
+            "return_": 2.0 - 0.05 * 2**k,
+            "bits_per_agent_step": 0.93 * spend * 1.3 / 1.45**k,
+        }
+        for k in range(6)
+    ]
+    fields = {
+        "world": "guide",
+        "method": method,
+        "codec": "vq",
+        "topology": "full",
+        "seed": 0,
+        "steps": 200_000,
+        "runtime": "local",
+        "hosts": 1,
+        "charging_rule": "broadcast",
+        "budget": "64 bit/step" if with_budget else None,
+        "bit_price": 0.02,
+        "success": merit or Estimate(mean=None, ci95=None, n=0),
+        "return_": {"mean": 1.93, "ci95": (1.88, 1.97), "n": 512},
+        "episode_steps": {"mean": 10.0, "ci95": (10.0, 10.0), "n": 512},
+        "bits": {"per_agent_step": bits(spend), "per_agent_episode": bits(10 * spend), "per_message": bits(2 * spend)},
+        "messages_per_agent_step": min(1.0, 0.14 * spend),
+        "gate_rate": 1.0,
+        "density": 1.0,
+        "wire_bytes": statement.spent // 8,
+        "frames": n_rounds,
+        "parallel_worlds": 64,
+        "ledger": {
+            "granted": statement.granted,
+            "spent": statement.spent,
+            "leased": statement.leased,
+            "available": statement.available,
+            "dropped": 3 if with_budget else 0,
+            "degraded": 0,
+        },
+        "codec_health": {"used_codes": 27, "perplexity": 24.6, "dead_codes": 37},
+        "rate_gap": 0.031,
+        "frontier": frontier if method == "ours" else [],
+        "edges": [(s, r) for s in range(n_agents) for r in range(n_agents) if s != r],
+        "journal_digest": digest,
+        "throughput": {"train_steps_per_second": 5210.0, "messages_per_second": 18_400.0},
+        "seconds": {"dense": 31.2, "fit": 2.1, "fine-tune": 9.7, "calibrate": 4.4, "evaluate": 1.9},
+        "versions": {"commlib": "0.1.0", "python": "3.11.7", "torch": "2.13.0"},
+        "git": "ef2f615",
+        "command": f"commlib train guide --method {method} --out runs/{path.name}",
+        "run": path.name,
+    }
+    result = Result.model_validate({**fields, **changed})
+    write_json(folder.result, result.to_json())
+    write_yaml(make_config(("test", {"world": "guide", "seed": result.seed})), folder.config)
+    if learning:
+        rng = random.Random(result.seed)
+        rows = []
+        for k in range(80):
+            stage = "dense" if k < 56 else "fine-tune" if k < 72 else "priced"
+            level = (success or 0.0) * (1 - 0.9 / (1 + (k / 14) ** 3)) + 0.02 * rng.random() - 0.06 * (k == 56)
+            rows.append(
+                {
+                    "iteration": k,
+                    "stage": stage,
+                    "steps": 2500 * (k + 1),
+                    "success": None if success is None else level,
+                    "return": 2.0 - 3.0 / (1 + k / 5) + 0.05 * rng.random(),
+                    "bits_per_agent_step": 4.6 * spend if k < 56 else spend * (1.5 - 0.3 * (k > 71)),
+                    "seconds": 0.4,
+                    "policy": -0.01,
+                }
+            )
+        folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+class Page(HTMLParser):
+    """Checks that every element is closed, and keeps what the tests ask about."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.loads, self.seen, self.titles = [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, name, attributes):
+        self.seen.append(name)
+        if name not in VOID:
+            self.open.append(name)
+        for key, value in attributes:
+            if key == "id":
+                self.ids.append(value)
+            if key in {"src", "href", "action", "data", "srcset", "poster"} and not value.startswith("#"):
+                self.loads.append(value)
+
+    def handle_startendtag(self, name, attributes):
+        self.handle_starttag(name, attributes)
+        if name not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, name):
+        if name not in VOID:
+            assert self.open.pop() == name
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "h2":
+            self.titles.append(data)
+
+
+def written(folders, tmp_path, **options):
+    path = tmp_path / "out" / "report.html"
+    write_report(folders, path, **options)
+    return path.read_text()
+
+
+def printed(table, width=200):
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(table)
+    console.file.close()
+    return console.export_text()
+
+
+@pytest.fixture
+def several(tmp_path):
+    return [
+        make_run(tmp_path / "ours", with_budget=True),
+        make_run(tmp_path / "ours-1", with_budget=True, seed=1, success=0.96),
+        make_run(tmp_path / "int8", method="int8", codec="int8", spend=130.0),
+        make_run(tmp_path / "dense", method="dense", codec="float32", spend=520.0, success=0.985),
+        make_run(tmp_path / "none", method="none", topology="none", spend=0.0, success=0.42),
+    ]
+
+
+# The page.
+
+
+def test_one_run_makes_a_whole_page(tmp_path):
+    folder = make_run(tmp_path / "run", with_budget=True)
+    text = written([folder], tmp_path)
+    seen = Page(text)
+    assert seen.seen.count("svg") == 5  # curves, frontier, graph, bill, budget
+    assert seen.titles == ["What was run", "Summary", "Figures", "Frontier", "The books of ours, seed 0"]
+    for words in (
+        "log2 25 = 4.64 bits per agent per episode",
+        "one frame per sending host and round, heard by all open edges, paid once",
+        "The books agree.",
+        "spent + leased + available = granted, to the bit",
+        "27 codes used, perplexity 24.6, 37 never used",
+        "fine-tune 9.70 s",
+        "commlib train guide --method ours --out runs/run",
+        "torch 2.13.0",
+        "ef2f615",
+        "97.0 [95.8, 97.9]",
+        "+7.5 %",
+    ):
+        assert words in text, words
+
+
+def test_a_page_asks_nothing_of_any_network(several, tmp_path):
+    text = written(several, tmp_path)
+    seen = Page(text)
+    assert seen.loads == []
+    assert not {"script", "link", "iframe", "object", "embed", "img", "base"} & set(seen.seen)
+    assert not re.search(r"https?:|@import|url\((?!#)", text)
+    assert len(seen.ids) == len(set(seen.ids))
+    used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', text))
+    assert used <= set(seen.ids)
+
+
+def test_several_runs_stand_side_by_side(several, tmp_path):
+    text = written(several, tmp_path)
+    seen = Page(text)
+    assert sum(title.endswith(("seed 0", "seed 1")) for title in seen.titles) == 5
+    assert "Over seeds" in text
+    assert "Fewer than five seeds" in text
+    assert "saving against dense" in text
+    assert "260x less (0.385 %)" in text
+    # curves, frontier, comparison, and three for each of the four groups: the second seed has tables only
+    assert seen.seen.count("svg") == 3 + 3 * 4
+    assert text == written(several, tmp_path)
+
+
+def test_what_users_write_is_shown_and_never_run(tmp_path):
+    bad = "<script>alert('$x$')</script>"
+    folder = make_run(
+        tmp_path / "run", world=bad, method="_a & b", command=bad, git=bad, charging_rule=bad, budget=bad, run=bad
+    )
+    folder.config.write_text(f"world: {bad}\n")
+    other = make_run(tmp_path / "other", method="[red]$ & \u7532", world=bad)
+    text = written([folder, other], tmp_path, plots_dir=tmp_path / "plots")
+    assert "script" not in Page(text).seen
+    assert "&lt;script&gt;alert" in text
+    assert "not built in" in text
+    assert "[red]$ &" in printed(summary_table([folder.read_result(), other.read_result()]))
+
+
+def test_png_files_are_written_beside_it(tmp_path):
+    folder = make_run(tmp_path / "run")
+    written([folder], tmp_path, plots_dir=tmp_path / "plots")
+    files = sorted((tmp_path / "plots").iterdir())
+    assert [file.name for file in files] == [
+        "bill_1.png", "budget_1.png", "frontier.png", "graph_1.png", "learning_curves.png"
+    ]  # fmt: skip
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
+
+
+def test_without_a_journal_or_metrics_the_page_says_so(tmp_path):
+    folder = make_run(tmp_path / "run", learning=False)
+    folder.journal.unlink()
+    text = written([folder], tmp_path)
+    assert "journal.sqlite is missing, so there is no bill by edge and no audit." in text
+    assert "metrics.jsonl is missing or empty" in text
+    assert Page(text).seen.count("svg") == 1  # the frontier is in the result
+
+
+def test_a_damaged_journal_is_named_on_the_page(tmp_path):
+    folder = make_run(tmp_path / "run")
+    folder.journal.write_bytes(b"no database at all" * 100)
+    assert "cannot be read" in written([folder], tmp_path)
+
+
+def test_tampered_books_are_told_in_words(tmp_path):
+    folder = make_run(tmp_path / "run")
+    with Journal(folder.journal) as journal:
+        journal._connection.execute("UPDATE entries SET bits = bits + 1 WHERE round = 4 AND sender = 0")
+    text = written([folder], tmp_path)
+    assert "The books do not agree" in text
+    assert "round 4, edge 0-&gt;1: the sender was charged for" in text
+    assert "the books were written by another evaluation or changed since" in text
+
+
+def test_a_run_without_a_result_is_named_and_left_out(tmp_path):
+    whole, broken = make_run(tmp_path / "whole"), make_run(tmp_path / "broken")
+    broken.result.unlink()
+    text = written([whole, broken], tmp_path)
+    assert "Not shown: " in text
+    assert "is missing; is" in text
+    with pytest.raises(RunError, match=r"result\.json is missing"):
+        write_report([broken], tmp_path / "report.html")
+    with pytest.raises(RunError, match="name one"):
+        write_report([], tmp_path / "report.html")
+
+
+def test_a_result_of_another_version_is_refused_in_words(tmp_path):
+    folder = make_run(tmp_path / "run")
+    folder.result.write_text('{"world": "guide"}')
+    with pytest.raises(RunError, match="evaluate the run again"):
+        write_report([folder], tmp_path / "report.html")
+
+
+def test_without_matplotlib_there_is_a_page_but_no_figure(tmp_path, monkeypatch):
+    folder = make_run(tmp_path / "run")
+    real = builtins.__import__
+
+    def no_matplotlib(name, *rest):
+        if name.partition(".")[0] == "matplotlib":
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", no_matplotlib)
+    monkeypatch.setattr(figures, "has_matplotlib", lambda: False)
+    with pytest.raises(ConfigError, match=r"pip install \"commlib\[plots\]\""):
+        figures.graph(read_run(folder))
+    text = written([folder], tmp_path)
+    assert Page(text).seen.count("svg") == 0
+    assert "commlib[plots]" in text
+    with pytest.raises(ConfigError, match="without figures"):
+        written([folder], tmp_path, plots_dir=tmp_path / "plots")
+
+
+# The figures.
+
+
+@pytest.fixture
+def runs(several):
+    return [read_run(folder) for folder in several]
+
+
+def texts(figure):
+    """All visible text of a figure, axis by axis."""
+    figure.draw_without_rendering()
+    from matplotlib.text import Text
+
+    return {text.get_text() for text in figure.findobj(Text) if text.get_visible() and text.get_text()}
+
+
+def test_every_figure_shows_its_runs(runs):
+    curves = figures.learning_curves(runs)
+    assert [len(axes.lines) for axes in curves.axes] == [5 + 2, 5 + 2]  # a line per run and one per change of stage
+    assert {"dense", "fine-tune", "priced", "ours", "int8", "success (%)"} <= texts(curves)
+    side_by_side = figures.comparison(runs)
+    assert [len(axes.patches) for axes in side_by_side.axes] == [4, 3]  # `none` has no bits to draw
+    assert {"ours", "int8", "none", "no bits", "98.5 %"} <= texts(side_by_side)
+    assert "none: no bits" in texts(figures.frontier(runs))
+
+
+def test_the_frontier_marks_the_working_point_and_the_bound(runs):
+    figure = figures.frontier(runs[:1])
+    (axes,) = figure.axes
+    assert axes.get_xscale() == "log"
+    x = [float(value) for line in axes.lines for value in line.get_xdata()]
+    ours = runs[0].result.bits.per_agent_step
+    assert ours.estimate in x
+    assert ours.wire in x
+    assert any(value == pytest.approx(0.464, abs=1e-3) for value in x)  # log2 25 bits in ten steps
+
+
+def test_a_world_without_success_is_shown_by_its_return(tmp_path):
+    runs = [read_run(make_run(tmp_path / "run", success=None, world="pettingzoo:sisl/pursuit-v5"))]
+    for draw in (figures.learning_curves, figures.frontier, figures.comparison):
+        assert any("return" in text for text in texts(draw(runs)))
+        assert not any("success" in text for text in texts(draw(runs)))
+
+
+def test_arrows_are_as_wide_as_their_bill(runs):
+    from matplotlib.patches import FancyArrowPatch
+
+    run = runs[0]
+    arrows = [patch for patch in figures.graph(run).axes[0].patches if isinstance(patch, FancyArrowPatch)]
+    widths = [arrow.get_linewidth() for arrow in arrows]
+    paid = [bill.bits for bill in run.booked.edges]
+    assert len(arrows) == len(run.result.edges) == len(paid)
+    assert sorted(range(6), key=widths.__getitem__) == sorted(range(6), key=paid.__getitem__)
+
+
+def test_the_bill_adds_up_to_what_was_spent(runs):
+    for run in runs:
+        spent = run.result.ledger.spent
+        assert sum(bill.bits for bill in run.booked.edges) == spent
+        assert sum(row.spent for row in run.booked.rounds) == spent
+
+
+def test_spending_is_drawn_against_the_budget_where_there_is_one(runs):
+    with_budget, without = figures.budget_over_time(runs[0]), figures.budget_over_time(runs[2])
+    assert "could be spent (budget 64 bit/step)" in texts(with_budget)
+    assert not any("budget" in text for text in texts(without))
+    assert {row.leased for row in runs[0].booked.rounds} == {64 * 64}
+
+
+def test_a_long_evaluation_is_drawn_as_means(tmp_path):
+    run = read_run(make_run(tmp_path / "run", n_rounds=500, with_budget=True))
+    figure = figures.budget_over_time(run)
+    assert len(figure.axes[0].patches) < 260
+    assert "round (means over 3 rounds)" in texts(figure)
+
+
+def test_many_agents_fit_without_numbers_on_them(tmp_path):
+    run = read_run(make_run(tmp_path / "run", n_agents=20, n_rounds=2))
+    for draw in (figures.graph, figures.bill, figures.budget_over_time):
+        assert len(figures.to_png(draw(run))) > 5000
+
+
+def test_silence_has_its_own_picture(tmp_path):
+    run = read_run(make_run(tmp_path / "run", spend=0.0, edges=[], frontier=[], method="none"))
+    assert "nobody talks\nto anybody" in texts(figures.graph(run))
+    for draw in (figures.bill, figures.budget_over_time):
+        figures.to_png(draw(run))
+    for draw in (figures.frontier, figures.comparison):
+        figures.to_png(draw([run]))
+
+
+def test_a_figure_of_nothing_is_refused():
+    with pytest.raises(ConfigError, match="at least one run"):
+        figures.frontier([])
+
+
+def test_an_embedded_figure_follows_the_page(runs):
+    text = figures.to_svg(figures.graph(runs[0]), "a <graph>", prefix="g")
+    assert text.startswith('<svg role="img" aria-label="a &lt;graph&gt;" viewBox=')
+    assert "var(--ink)" in text
+    assert figures.INK not in text
+    assert len(text) > 3000
+
+
+# Tables, groups, words.
+
+
+def test_the_table_has_a_row_per_run_and_savings_where_dense_is_there(several):
+    results = [folder.read_result() for folder in several]
+    shown = printed(summary_table(results))
+    for words in ("int8", "float32", "local x 1", "260x less", "97.0 [95.8, 97.9]", "3.60", "+7.5 %"):
+        assert words in shown, words
+    alone = printed(summary_table(results[:1]))
+    assert "saving" not in alone
+    assert "seed" not in alone
+
+
+def test_a_saving_is_the_ratio_of_the_wires(several):
+    ours, _, int8, dense, none = (folder.read_result() for folder in several)
+    saving = saving_against_dense(ours, [ours, dense])
+    assert saving.times_less == pytest.approx(260)
+    assert saving.share == pytest.approx(1 / 260)
+    assert saving.is_like_for_like
+    assert str(saving_against_dense(int8, [int8, dense])) == "4.00x less (25.0 %)"
+    assert saving_against_dense(dense, [ours, dense]) is None
+    assert saving_against_dense(none, [none, dense]) is None
+    assert saving_against_dense(ours, [ours, int8]) is None
+    elsewhere = dense.model_copy(update={"world": "traffic_junction_easy"})
+    assert saving_against_dense(ours, [ours, elsewhere]) is None
+
+
+def test_a_dense_run_that_shares_headers_otherwise_is_marked(several):
+    ours, dense = several[0].read_result(), several[3].read_result()
+    other = dense.model_copy(update={"parallel_worlds": 1})
+    assert not saving_against_dense(ours, [ours, other]).is_like_for_like
+    assert saving_against_dense(ours, [ours, other, dense]).is_like_for_like
+    assert "not like for like" in printed(summary_table([ours, other]))
+
+
+def test_spending_more_than_dense_is_said_so(several):
+    ours, dense = several[0].read_result(), several[3].read_result()
+    lavish, thrifty = dense.model_copy(update={"method": "lavish"}), ours.model_copy(update={"method": "dense"})
+    assert str(saving_against_dense(lavish, [thrifty])) == "260x more (26,000 %)"
+
+
+def test_runs_that_differ_in_their_seed_only_are_one_group(runs):
+    assert [(group.label, len(group.runs)) for group in group_runs(runs)] == [
+        ("ours", 2),
+        ("int8", 1),
+        ("dense", 1),
+        ("none", 1),
+    ]
+
+
+def test_a_sweep_over_prices_is_a_group_per_price(tmp_path):
+    runs = [
+        read_run(make_run(tmp_path / f"{seed}-{price}", seed=seed, bit_price=price))
+        for price in (0.01, 0.1)
+        for seed in (0, 1)
+    ]
+    assert [(group.label, len(group.runs)) for group in group_runs(runs)] == [
+        ("ours, price 0.01", 2),
+        ("ours, price 0.1", 2),
+    ]
+    chosen = [read_run(make_run(tmp_path / f"c{seed}", seed=seed, bit_price=seed / 7)) for seed in (0, 1)]
+    assert [group.label for group in group_runs(chosen)] == ["ours"]
+
+
+def test_labels_name_what_differs_and_no_more(tmp_path):
+    runs = [
+        read_run(make_run(tmp_path / "a", with_budget=True)),
+        read_run(make_run(tmp_path / "b")),
+        read_run(make_run(tmp_path / "c", hosts=3, runtime="ray")),
+    ]
+    assert [group.label for group in group_runs(runs)] == [
+        "ours, 64 bit/step",
+        "ours, no budget, local",
+        "ours, no budget, ray",
+    ]
+
+
+def test_a_broadcast_is_shared_out_to_the_bit():
+    with Journal.in_memory() as journal:
+        ledger = Ledger(journal, budget=Budget(None))
+        ledger.settle(ledger.lease("h", 10, 0), [Entry(0, 0, 0, 0, (1, 2, 3), 4, 10, 5, "h")])
+        bills = evidence.read_books(journal).edges
+    assert [(str(bill.edge), bill.bits, bill.payload_bits) for bill in bills] == [
+        ("0->1", 4, 2),
+        ("0->2", 3, 2),
+        ("0->3", 3, 1),
+    ]
+
+
+def test_the_examples_in_the_docstrings_hold():
+    import doctest
+
+    for module in (report, page):
+        assert doctest.testmod(module).failed == 0
+        assert doctest.testmod(module).attempted > 0
