@@ -29,7 +29,9 @@ class Acted(NamedTuple):
 
 
 class LearnedTeam:
-    """The agents of one host played by the shared policy, greedily.
+    """The agents of one host played by the shared policy, as it was trained: actions are drawn.
+
+    A policy that searches without memory must be random; its likeliest action alone would run in circles.
 
     Every agent is computed on its own with the same shapes, [W, ..], however agents are spread over hosts: matrix
     products change their last bits with the shape, and the books must not depend on the partition.
@@ -58,14 +60,15 @@ class LearnedTeam:
         return Spoken(np.stack(vectors), np.stack(silent))
 
     @torch.no_grad()
-    def act(self, inbox: Vectors) -> NDArray[np.int64]:
-        """The likeliest action of each agent."""
-        heard = torch.from_numpy(inbox)
-        logits = [
-            self._policy.act(inputs, heard[:, k : k + 1], [agent])[:, 0]
-            for k, (agent, inputs) in enumerate(zip(self._agents, self._inputs, strict=True))
-        ]
-        return torch.stack([one.argmax(-1) for one in logits], 1).numpy()
+    def act(self, inbox: Vectors, uniform: NDArray[np.float32]) -> NDArray[np.int64]:
+        """An action of each agent, drawn with the uniform number that it was dealt."""
+        heard, dealt = torch.from_numpy(inbox), torch.from_numpy(uniform)
+        actions = []
+        for k, (agent, inputs) in enumerate(zip(self._agents, self._inputs, strict=True)):
+            p = self._policy.act(inputs, heard[:, k : k + 1], [agent])[:, 0].softmax(-1)
+            drawn = (p.cumsum(-1) < dealt[:, k : k + 1]).sum(-1)
+            actions.append(drawn.clamp_max(self._policy.spec.action_counts[agent] - 1))
+        return torch.stack(actions, 1).numpy()
 
 
 class Desk:
@@ -94,10 +97,12 @@ class Desk:
         spoken = self._team.speak(observation, elapsed)
         return self._endpoint.send(round_number, spoken.vectors, spoken.silent, alive, allowance_bits)
 
-    def act(self, round_number: int, frames: dict[int, bytes], alive: NDArray[np.bool_]) -> Acted:
-        """Frames to actions [W, n] and receipts."""
+    def act(
+        self, round_number: int, frames: dict[int, bytes], alive: NDArray[np.bool_], uniform: NDArray[np.float32]
+    ) -> Acted:
+        """Frames to actions [W, n], drawn with uniform numbers [W, n], and receipts."""
         received = self._endpoint.receive(round_number, frames, alive)
-        return Acted(self._team.act(received.inbox), received.heard)
+        return Acted(self._team.act(received.inbox, uniform), received.heard)
 
     def record(self) -> None:
         """Keep a record of all messages from now on."""

@@ -1,7 +1,7 @@
 """Playing for real: episodes in which every message is leased, framed, carried, receipted and booked.
 
 The driver is the postmaster: it steps the world, hands each host its observations and a lease, carries the frames to the
-hosts that may hear them, and writes the books. It opens no letter. One round is two calls per host:
+hosts that may hear them, throws the dice, and writes the books. It opens no letter. One round is two calls per host:
 
     observations, lease --> [desk.speak] --> frames --settle--> carry --> [desk.act] --> actions, receipts --> world.step
 
@@ -10,7 +10,9 @@ Shapes: W worlds side by side, N agents, n agents of a host.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -68,11 +70,18 @@ class Books:
     left_bits: int = 0
 
 
-class Watcher:
-    """Sees every round of a play; the base does nothing. `commlib.experiments.verify` compares two plays with it."""
+class Round(NamedTuple):
+    """One round as a watcher sees it: step of the episode, live worlds [W], frames by trunk, actions [W, N], bills."""
 
-    def round(self, frames: dict[int, bytes], action: NDArray[np.int64], sent: list[Sent]) -> None:
-        """One round: frames by trunk, actions [W, N], and what each host sent."""
+    step: int
+    alive: NDArray[np.bool_]
+    frames: dict[int, bytes]
+    action: NDArray[np.int64]
+    sent: list[Sent]
+
+
+Watcher = Callable[[Round], None]
+"""Sees every round of a play; `commlib.experiments.verify` compares two plays with it."""
 
 
 def play(
@@ -96,6 +105,7 @@ def play(
     runtime.each("desk.reset", [(n_worlds, rate_weight)] * n_hosts)
     purse = _Purse(books, n_hosts)
     tally = Tally()
+    dice = torch.Generator().manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
     total, length = np.zeros(n_worlds), np.zeros(n_worlds, np.int64)
     step = world.reset(n_worlds, generator)
     purse.open(n_worlds)
@@ -114,12 +124,13 @@ def play(
             ],
         )
         purse.settle(number, sent)
+        uniform = torch.rand(n_worlds, len(plan.host_of), generator=dice).numpy()
         frames = {index: data for s in sent for index, data in s.frames.items()}
         acted = runtime.each(
             "desk.act",
             [
-                (number, {i: f for i, f in frames.items() if host in plan.trunks[i].targets}, alive)
-                for host in range(n_hosts)
+                (number, {i: f for i, f in frames.items() if host in plan.trunks[i].targets}, alive, uniform[:, block])
+                for host, block in enumerate(blocks)
             ],
         )
         purse.book_receipts(number, [a.heard for a in acted])
@@ -129,7 +140,7 @@ def play(
         length += alive
         _add_up(tally, sent, n_slots=int(alive.sum()) * len(plan.host_of))
         if watcher is not None:
-            watcher.round(frames, action, sent)
+            watcher(Round(t, alive, frames, action, sent))
     tally.left_bits = purse.close()
     tally.success = world.success().float().tolist()
     tally.returns, tally.lengths = total.tolist(), length.tolist()

@@ -8,6 +8,7 @@ Shapes: W worlds, n local agents, N agents in all, O observation width, D messag
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -51,8 +52,11 @@ class BatchedTeam(Protocol):
         """Messages for observations [W, n, O]; `elapsed` is the share of the episode that is over."""
         ...
 
-    def act(self, inbox: Vectors) -> NDArray[np.int64]:
-        """Actions [W, n] after hearing the inbox [W, n, N, D] (zeros on closed edges)."""
+    def act(self, inbox: Vectors, uniform: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Actions [W, n] after hearing the inbox [W, n, N, D] (zeros on closed edges).
+
+        Teams that draw their actions use the uniform numbers [W, n] that they are dealt, and no dice of their own.
+        """
         ...
 
 
@@ -60,23 +64,32 @@ class Soloists:
     """Single agents made into a team: a loop over agents and worlds, one object for each.
 
     Args:
-        agents: `agents[w][k]` plays the k-th local agent in world w.
+        factory: makes an agent from its id.
+        ids: the local agents.
         senders: the senders with an open edge to each local agent.
         width: D, the width that messages must have.
         action_counts: number of actions of each local agent.
     """
 
     def __init__(
-        self, agents: list[list[Agent]], senders: list[list[int]], width: int, action_counts: list[int], ids: list[int]
+        self,
+        factory: Callable[[int], Agent],
+        ids: list[int],
+        senders: list[list[int]],
+        width: int,
+        action_counts: list[int],
     ) -> None:
-        self._agents, self._senders, self._width = agents, senders, width
-        self._counts, self._ids = action_counts, ids
-        self.reset(len(agents))
+        self._factory, self._ids, self._senders = factory, ids, senders
+        self._width, self._counts = width, action_counts
+        self._agents: list[list[Agent]] = []
+        self.reset(1)
 
     def reset(self, n_worlds: int) -> None:
-        """Forget what was heard, and tell agents that have a `reset`."""
+        """Forget what was heard, make agents for new worlds, and tell those that have a `reset`."""
+        while len(self._agents) < n_worlds:
+            self._agents.append([self._factory(agent_id) for agent_id in self._ids])
         self._inboxes: list[list[Inbox]] = [[{} for _ in self._ids] for _ in range(n_worlds)]
-        for agents in self._agents:
+        for agents in self._agents[:n_worlds]:
             for agent in agents:
                 reset = getattr(agent, "reset", None)
                 if callable(reset):
@@ -98,7 +111,7 @@ class Soloists:
                     vectors[k, w], silent[k, w] = message, False
         return Spoken(vectors, silent)
 
-    def act(self, inbox: Vectors) -> NDArray[np.int64]:
+    def act(self, inbox: Vectors, uniform: NDArray[np.float32]) -> NDArray[np.int64]:
         """The actions chosen in `speak`; the inbox is read in the next step."""
         for w in range(len(self._inboxes)):
             for k, senders in enumerate(self._senders):
@@ -125,7 +138,8 @@ def checked_reply(
     if message is None:
         return int(action), None
     try:
-        vector = np.asarray(message, np.float32)
+        with np.errstate(over="ignore"):  # a number too large for float32 becomes infinity, which is refused below
+            vector = np.asarray(message, np.float32)
     except (TypeError, ValueError) as error:
         raise AgentError(f"agent {agent_id}: the message must be numbers, not a {type(message).__name__}") from error
     if vector.shape != (width,):

@@ -183,7 +183,8 @@ class Endpoint:
             trunk = self.plan.trunks[index]
             rows = [local.index(route.sender) for route in trunk.routes]
             context = past[:, alive].reshape(-1, self.codec.n_positions)
-            wanted = self.codec.choose(vectors[rows][:, alive].reshape(len(context), -1), context, self.rate_weight)
+            said = vectors[rows][:, alive].reshape(len(context), self.codec.width)
+            wanted = self.codec.choose(said, context, self.rate_weight)
             expected = self.codec.expected(context)
             quiet = silent[rows][:, alive].ravel()
             wanted[quiet] = expected[quiet]

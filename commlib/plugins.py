@@ -11,11 +11,12 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from commlib.errors import ConfigError
 
 
-def load_object(target: str) -> object:
+def load_object(target: str) -> Any:  # noqa: ANN401 (a user's object)
     """The object that "package.module:Class" or "path/file.py:Class" names; `Class.method` goes deeper.
 
     >>> load_object("fractions:Fraction.from_float")(0.5)

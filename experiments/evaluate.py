@@ -8,6 +8,7 @@ decentralised execution.
 from __future__ import annotations
 
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -21,15 +22,18 @@ from numpy.typing import NDArray
 
 from commlib.agents.play import Books, Tally, Watcher, play
 from commlib.agents.runtime import Runtime
-from commlib.config import RunConfig
+from commlib.config import RunConfig, write_yaml
+from commlib.errors import RunError
 from commlib.exchange import ABSENCE_RULE, CHARGING_RULES, Plan, make_plan, partition
+from commlib.experiments.compose import n_hosts, open_runtime
 from commlib.experiments.intervals import estimate
 from commlib.experiments.model import Model, furnish
 from commlib.experiments.progress import Display
+from commlib.experiments.worlds import make_world
 from commlib.information import perplexity
 from commlib.journal import Journal
 from commlib.ledger import Ledger, Statement
-from commlib.records import BitFigures, Bits, CodecHealth, FrontierPoint, LedgerFigures, Result
+from commlib.records import BitFigures, Bits, CodecHealth, FrontierPoint, LedgerFigures, Result, RunFolder, write_json
 from commlib.world import World
 
 EVALUATION_SEED = 7_919
@@ -180,6 +184,68 @@ def _result(
         "command": command_line(),
     }
     return lambda **rest: Result(**fields, **rest)
+
+
+def evaluate_run(path: Path, config: RunConfig, out: Path | None, display: Display) -> Result:
+    """Evaluate a trained run again on hosts opened for it; see `evaluate_run_on`."""
+    RunFolder.existing(path)
+    world = make_world(config.world)
+    runtime = open_runtime(config, n_hosts(config, world.spec.n_agents))
+    try:
+        return evaluate_run_on(runtime, path, config, out, display)
+    finally:
+        runtime.close()
+        world.close()
+
+
+def evaluate_run_on(runtime: Runtime, path: Path, config: RunConfig, out: Path | None, display: Display) -> Result:
+    """Evaluate a trained run again, with its own or other settings; its result and books are replaced whole.
+
+    With `out` the team and the new figures go to that folder and the run stays as it is.
+    """
+    from commlib.experiments.train import load_model  # the trainer evaluates too
+
+    source = RunFolder.existing(path)
+    world = make_world(config.world)
+    model = load_model(source, world)
+    folder = source if out is None else copy_run(source, out)
+    fresh = folder.path / "journal.sqlite.partial"
+    old = source.read_result() if source.result.is_file() else None
+    training = {k: v for k, v in {**old.throughput, **old.seconds}.items() if k.startswith("training")} if old else {}
+    try:
+        discard_journal(fresh)
+        with Journal(fresh) as journal:
+            result = evaluate(model, config, world, runtime, journal, display, training=training, run=folder.path)
+        fresh.replace(folder.journal)
+        write_yaml(config, folder.config)
+        write_json(folder.result, result.to_json())
+        return result
+    finally:
+        discard_journal(fresh)
+        world.close()
+
+
+def discard_journal(path: Path) -> None:
+    """Remove a journal that was not finished, with what sqlite keeps beside it."""
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def copy_run(source: RunFolder, out: Path) -> RunFolder:
+    """A new run folder with the same trained team and no figures yet."""
+    folder = RunFolder(out)
+    if folder.config.exists():
+        raise RunError(f"{out} holds a run already; choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in ("codec", "policy", "checkpoint"):
+            shutil.copytree(source.path / name, out / name, dirs_exist_ok=True)
+        for name in ("config.yaml", "metrics.jsonl"):
+            if (source.path / name).is_file():
+                shutil.copy2(source.path / name, out / name)
+    except OSError as error:
+        raise RunError(f"cannot copy the run to {out}: {error}; choose another --out") from error
+    return folder
 
 
 def versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ import math
 import re
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from commlib.units import format_bits
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 INK: Final = "#1f2329"
 MUTED: Final = "#68717b"
@@ -74,7 +75,7 @@ def learning_curves(runs: Sequence[Run]) -> Figure:
     worlds = _by_world(group_runs(runs))
     with_bits = any(_curve(run, "bits_per_agent_step") for run in runs)
     n_rows = 2 if with_bits else 1
-    figure = _figure(8.6, (3.0 + 1.5 * (n_rows - 1)) * len(worlds) + 0.3)
+    figure = _figure(9.6, (3.0 + 1.5 * (n_rows - 1)) * len(worlds) + 0.3)
     panels = figure.subplots(
         n_rows * len(worlds), 1, squeeze=False, gridspec_kw={"height_ratios": [2, 1][:n_rows] * len(worlds)}
     )[:, 0]
@@ -109,12 +110,12 @@ def learning_curves(runs: Sequence[Run]) -> Figure:
             axes.xaxis.set_major_formatter(_thousands)
         upper.set_ylabel(measure.axis)
         _world_title(upper, world, worlds)
-        _legend(upper, where="lower right")
+        _legend(upper)
         last = names[-1][0]
         last.set_xlabel("environment steps")
         if with_bits:
             last.set_ylabel("bits per agent\nand step")
-            last.set_ylim(bottom=0)
+            _foot(last)
             upper.tick_params(labelbottom=False)
             upper.sharex(last)
     return figure
@@ -128,22 +129,22 @@ def frontier(runs: Sequence[Run]) -> Figure:
     all_groups = group_runs(runs)
     worlds = _by_world(all_groups)
     looks = _looks(all_groups)
-    figure = _figure(8.6, 4.6 * len(worlds))
+    figure = _figure(9.6, 4.6 * len(worlds))
     for axes, (world, groups) in zip(_panels(figure, len(worlds)), worlds.items(), strict=True):
         _set_up(axes)
         measure = _measure(groups)
         axes.set_xscale("log")
         for group in groups:
             _one_frontier(axes, group, measure, looks[group.label])
-        if not any(result.bits.per_agent_step.wire > 0 for result in _results(groups)):
-            axes.set_xlim(0.1, 10)
-        _log_ticks(axes)
         axes.margins(y=0.12)
         axes.set_xlabel("bits per agent and step (log scale): filled = estimate, hollow = wire, header included")
         axes.set_ylabel(measure.axis)
+        if not any(result.bits.per_agent_step.wire > 0 for result in _results(groups)):
+            axes.set_xlim(0.1, 10)
         _known_bound(axes, world, groups)
+        _log_ticks(axes)
         _world_title(axes, world, worlds)
-        _legend(axes, where="best")
+        _legend(axes)
     return figure
 
 
@@ -183,6 +184,22 @@ def _with_interval(axes: Axes, x: float, merit: Estimate, scale: float, look: _L
     )  # fmt: skip
 
 
+def _foot(axes: Axes) -> None:
+    """Bits start at zero, unless the lines lie so far apart that only a log axis shows them all."""
+    values = np.concatenate([np.empty(0), *(np.asarray(line.get_ydata(), float) for line in _data_lines(axes))])
+    shown = values[values > 0]
+    if len(shown) and shown.max() > 30 * shown.min():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(_plain_number)
+        axes.minorticks_off()
+    else:
+        axes.set_ylim(bottom=0)
+
+
+def _data_lines(axes: Axes) -> list[Line2D]:
+    return [line for line in axes.lines if line.get_transform() == axes.transData]
+
+
 def _known_bound(axes: Axes, world: str, groups: list[Group]) -> None:
     """A line at the least bits that a perfect team needs, where the world knows them."""
     spec = world_spec(world)
@@ -190,6 +207,8 @@ def _known_bound(axes: Axes, world: str, groups: list[Group]) -> None:
     if spec is None or spec.bound_bits is None or steps is None:
         return
     bound = spec.bound_bits / steps
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, bound / (high / low) ** 0.2), high)  # room for the words beside it
     axes.axvline(bound, color=MUTED, linestyle="--", linewidth=1)
     axes.annotate(
         "least that a\nperfect team\nmust send", (bound, 1), xycoords=("data", "axes fraction"), xytext=(-5, -4),
@@ -299,14 +318,14 @@ def _bits_scale(axes: Axes, groups: list[Group]) -> None:
 
 def graph(run: Run) -> Figure:
     """Who talks to whom: an arrow is an open edge, its width the edge's share of the bits that were charged."""
-    figure = _figure(4.6, 4.6)
+    figure = _figure(3.9, 3.9)
     from matplotlib.patches import FancyArrowPatch
 
     axes = figure.subplots()
     axes.set_axis_off()
     axes.set_aspect("equal")
     axes.set_xlim(-1.45, 1.45)
-    axes.set_ylim(-1.4, 1.4)
+    axes.set_ylim(-1.35, 1.35)
     n = n_agents(run)
     angles = [math.pi / 2 - 2 * math.pi * agent / n for agent in range(n)]
     places = [(math.cos(angle), math.sin(angle)) if n > 1 else (0.0, 0.0) for angle in angles]
@@ -364,7 +383,7 @@ def bill(run: Run) -> Figure:
     for row in run.booked.edges if run.booked else []:
         bits_SR[row.edge] = row.bits
     total = float(np.nansum(bits_SR))
-    figure = _figure(7.4, min(7.0, 1.6 + 0.55 * n + 0.6))
+    figure = _figure(5.9, min(6.0, 1.5 + 0.5 * n))
     squares, sums = figure.subplots(1, 2, gridspec_kw={"width_ratios": [1.25, 1]}, sharey=True)
     _set_up(squares)
     _set_up(sums, across=True)
@@ -404,7 +423,7 @@ def budget_over_time(run: Run) -> Figure:
 
     Long evaluations are shown as means over neighbouring rounds.
     """
-    figure = _figure(7.4, 2.9)
+    figure = _figure(9.6, 2.9)
     axes = figure.subplots()
     _set_up(axes)
     rounds = run.booked.rounds if run.booked else []
@@ -427,8 +446,8 @@ def budget_over_time(run: Run) -> Figure:
     if not rounds:
         axes.text(0.5, 0.5, "nothing was sent", transform=axes.transAxes, ha="center", color=MUTED)
         return figure
-    axes.margins(y=0.2)
-    _legend(axes, where="upper right")
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=2, fontsize=9, frameon=False, labelcolor=INK)
     return figure
 
 
@@ -457,7 +476,7 @@ def to_svg(figure: Figure, description: str, *, prefix: str = "f") -> str:
     width, height = (f"{72 * inches:g}" for inches in figure.get_size_inches())
     opening = (
         f'<svg role="img" aria-label="{escape(description)}" viewBox="0 0 {width} {height}" '
-        f'style="max-width:{float(width) * 1.25:g}px">'
+        f'style="max-width:{float(width) * 1.45:g}px">'
     )
     return opening + text[text.index(">") + 1 :].strip()
 
@@ -504,12 +523,12 @@ def _set_up(axes: Axes, *, across: bool = False) -> None:
         label.set_fontsize(9.5)
 
 
-def _legend(axes: Axes, *, where: Literal["best", "lower right", "upper right"]) -> None:
+def _legend(axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if not handles:
         return
     legend = axes.legend(
-        handles, labels, loc=where, fontsize=9, frameon=True, labelcolor=INK, ncols=1 + (len(handles) > 6)
+        handles, labels, loc="best", fontsize=9, frameon=True, labelcolor=INK, ncols=1 + (len(handles) > 6)
     )
     legend.get_frame().set(facecolor=PAPER, edgecolor="none", alpha=0.85)
 
@@ -520,12 +539,14 @@ def _world_title(axes: Axes, world: str, worlds: dict[str, list[Group]]) -> None
 
 
 def _log_ticks(axes: Axes) -> None:
-    """Plain numbers at 1, 2, 5 (over few decades) or at every power of ten."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    """Plain numbers, at more steps than every power of ten where the axis spans few of them."""
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     low, high = axes.get_xlim()
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / max(low, 1e-300) < 300 else (1.0,)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    ratio = high / max(low, 1e-300)
+    subs = (1.0, 2.0, 3.0, 5.0, 7.0) if ratio < 10 else (1.0, 2.0, 5.0) if ratio < 300 else (1.0,)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    axes.xaxis.set_major_formatter(_plain_number)
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
@@ -533,6 +554,10 @@ def _thousands(value: float, _: float) -> str:
     if abs(value) >= 1e6:
         return f"{value / 1e6:g} M"
     return f"{value / 1e3:g} k" if abs(value) >= 1e3 else f"{value:g}"
+
+
+def _plain_number(value: float, _: float) -> str:
+    return f"{value:,.6g}"
 
 
 def _bits_tick(value: float, _: float) -> str:

@@ -5,12 +5,13 @@ This is what `commlib.load` reads from a run folder, and all that a host needs t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from commlib.agent import BatchedTeam
 from commlib.agents.desk import Desk, LearnedTeam
 from commlib.agents.policy import PolicySpec
 from commlib.agents.runtime import Runtime
@@ -53,20 +54,13 @@ class Calibration:
         return max(self.rungs, key=lambda r: r.return_ - bit_price * r.bits_per_agent_episode).rate_weight
 
     def bit_price(self, rate_weight: float) -> float:
-        """The middle of the prices, in reward per bit, at which `rate_weight` is the best rung; 0 without a ladder."""
+        """The least price, in reward per bit, at which this rung is worth more than every rung that spends more bits."""
         here = next((r for r in self.rungs if r.rate_weight == rate_weight), None)
         if here is None:
             return 0.0
-        slopes = [
-            ((r.return_ - here.return_) / (r.bits_per_agent_episode - here.bits_per_agent_episode), r)
-            for r in self.rungs
-            if abs(r.bits_per_agent_episode - here.bits_per_agent_episode) > 1e-9
-        ]
-        dearer = [s for s, r in slopes if r.bits_per_agent_episode > here.bits_per_agent_episode]
-        cheaper = [s for s, r in slopes if r.bits_per_agent_episode < here.bits_per_agent_episode]
-        low = max([0.0, *dearer])
-        high = min(cheaper, default=low)
-        return max(0.0, (low + high) / 2 if high > low else low)
+        dearer = [r for r in self.rungs if r.bits_per_agent_episode > here.bits_per_agent_episode + 1e-9]
+        saved = [r.bits_per_agent_episode - here.bits_per_agent_episode for r in dearer]
+        return max([0.0, *((r.return_ - here.return_) / bits for r, bits in zip(dearer, saved, strict=True))])
 
     def to_json(self) -> dict[str, Any]:
         """As a plain object."""
@@ -80,28 +74,30 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Model:
-    """Everything that plays: build desks from it with `furnish`."""
+    """Everything that plays: build desks from it with `furnish`.
 
-    spec: PolicySpec
-    weights: dict[str, Tensor]
+    Attributes:
+        build_team: makes the team of the given local agents; called on their host, so it must survive pickling.
+        codec: what both ends of every link carry.
+        edges: who may talk to whom.
+        calibration: how the price knob was calibrated; empty if it was not.
+    """
+
+    build_team: Callable[[list[int]], BatchedTeam]
     codec: FrozenCodec
     edges: tuple[Edge, ...]
     calibration: Calibration = field(default_factory=Calibration)
-    folder: Path | None = None
+
+
+def learned_team(spec: PolicySpec, weights: dict[str, Tensor], agents: list[int]) -> BatchedTeam:
+    """The trained agents of one host."""
+    return LearnedTeam(spec, weights, agents)
 
 
 def furnish(runtime: Runtime, plan: Plan, model: Model) -> None:
     """Put the model's agents behind the desks of a runtime's hosts."""
-    runtime.each(
-        "set_desk",
-        [
-            (_desk, host, plan, model.codec, model.spec, model.weights, plan.agents_of(host))
-            for host in range(runtime.n_hosts)
-        ],
-    )
+    runtime.each("set_desk", [(_desk, host, plan, model.codec, model.build_team) for host in range(runtime.n_hosts)])
 
 
-def _desk(
-    host: int, plan: Plan, codec: FrozenCodec, spec: PolicySpec, weights: dict[str, Tensor], agents: list[int]
-) -> Desk:
-    return Desk(host, plan, codec, LearnedTeam(spec, weights, agents))
+def _desk(host: int, plan: Plan, codec: FrozenCodec, build_team: Callable[[list[int]], BatchedTeam]) -> Desk:
+    return Desk(host, plan, codec, build_team(plan.agents_of(host)))

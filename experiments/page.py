@@ -77,7 +77,7 @@ _STYLE: Final = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI",
   Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif; }
-main { max-width: 62rem; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
+main { max-width: 66rem; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
 h1 { font-size: 1.75rem; line-height: 1.25; margin: 0 0 .3rem; }
 h2 { font-size: 1.25rem; margin: 2.8rem 0 .6rem; padding-top: .9rem; border-top: 1px solid var(--rule); }
 h3 { font-size: 1.02rem; margin: 1.7rem 0 .4rem; }
@@ -94,9 +94,11 @@ figcaption, .small, footer { font-size: .875rem; }
 .tile span { color: var(--muted); font-size: .85rem; line-height: 1.4; display: block; }
 .wide { overflow-x: auto; margin: .8rem 0; }
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .38rem .7rem; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }
+th, td { padding: .38rem .42rem; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }
 th { font-weight: 600; color: var(--muted); vertical-align: bottom; white-space: normal; line-height: 1.3; }
 th:first-child, td:first-child { padding-left: 0; }
+td small { display: block; color: var(--muted); font-size: .76rem; line-height: 1.25; }
+td { vertical-align: top; }
 .word { text-align: left; }
 figure { margin: 1.1rem 0 1.6rem; }
 figure svg { display: block; width: 100%; height: auto; }

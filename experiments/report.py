@@ -27,25 +27,12 @@ if TYPE_CHECKING:
 NONE: Final = "-"
 """Stands where there is no figure."""
 
+_MOST_DRAWN: Final = 12
+"""No more runs than this have their books drawn; tables they all have."""
+
 _ESTIMATE: Final = "-log2 q of the codes that were sent: what a perfect coder would need under the learned prior."
 _PAYLOAD: Final = "the bits of the entropy-coded streams inside the frames: what our coder needed."
 _WIRE: Final = "eight times the bytes of the frames as they were sent, headers included: what is charged."
-_COLUMNS: Final = (
-    "method",
-    "codec",
-    "topology",
-    "success %",
-    "return",
-    "estimate",
-    "payload",
-    "wire",
-    "messages",
-    "payload / estimate - 1",
-    "saving against dense",
-    "runtime",
-    "worlds per frame",
-)
-_N_WORDS: Final = 3
 
 
 class Saving(NamedTuple):
@@ -55,10 +42,11 @@ class Saving(NamedTuple):
     share: float
     is_like_for_like: bool
 
-    def __str__(self) -> str:
-        star = "" if self.is_like_for_like else " *"
-        times = f"{number(self.times_less)}x less" if self.times_less >= 1 else f"{number(1 / self.times_less)}x more"
-        return f"{times} ({number(100 * self.share)} %){star}"
+    @property
+    def times(self) -> str:
+        """In words, with a star where it is not like for like."""
+        words = f"{number(self.times_less)}x less" if self.times_less >= 1 else f"{number(1 / self.times_less)}x more"
+        return words if self.is_like_for_like else f"{words} *"
 
 
 def saving_against_dense(result: Result, results: Sequence[Result]) -> Saving | None:
@@ -82,24 +70,34 @@ def _frame_sharing(result: Result) -> tuple[str, int, int]:
     return result.charging_rule, result.hosts, result.parallel_worlds
 
 
+class _Cell(NamedTuple):
+    """A figure, and in a smaller hand below it how sure it is, or what else there is to say."""
+
+    main: str
+    below: str = ""
+
+
 def summary_table(results: Sequence[Result]) -> Table:
     """The runs side by side, for the terminal; bits and messages are per agent and step."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
     worlds = ", ".join(dict.fromkeys(result.world for result in results))
     shown = Table(
         title=Text(f"{worlds}: bits and messages per agent and step"),
-        caption=Text(_footnote(results), justify="left") if _footnote(results) else None,
+        caption=Text(" ".join(["± is the wider side of the 95 % interval over episodes.", *_footnotes(results)])),
         caption_justify="left",
         title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
     )
     head, rows = _summary(results)
     n_words = _n_words(head)
     for nth, title in enumerate(head):
-        shown.add_column(Text(title), justify="left" if nth < n_words else "right", overflow="fold")
+        shown.add_column(Text(title), justify="left" if nth < n_words else "right", overflow="fold", min_width=4)
     for row in rows:
-        shown.add_row(*(Text(cell) for cell in row))
+        shown.add_row(*(Text.assemble(cell.main, (f"\n{cell.below}" if cell.below else "", "dim")) for cell in row))
     return shown
 
 
@@ -107,48 +105,55 @@ def _n_words(head: Sequence[str]) -> int:
     return head.index("topology") + 1
 
 
-def _summary(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Titles and cells; world and seed have columns only where they differ, savings only where dense is there."""
-    columns: list[tuple[str, Callable[[Result], str]]] = list(
-        zip(
-            _COLUMNS,
-            (
-                lambda r: r.method,
-                lambda r: r.codec,
-                lambda r: r.topology,
-                lambda r: interval(r.success, 100),
-                lambda r: interval(r.return_, 1),
-                lambda r: number(r.bits.per_agent_step.estimate),
-                lambda r: number(r.bits.per_agent_step.payload),
-                lambda r: number(r.bits.per_agent_step.wire),
-                lambda r: number(r.messages_per_agent_step),
-                coder_overhead,
-                lambda r: _saving(r, results),
-                lambda r: f"{r.runtime} x {r.hosts}",
-                lambda r: str(r.parallel_worlds),
-            ),
-            strict=True,
-        )
-    )
+def _summary(results: Sequence[Result]) -> tuple[list[str], list[list[_Cell]]]:
+    """Titles and cells; the world and the seed are named only where they differ, savings where dense is there."""
+    columns: dict[str, Callable[[Result], _Cell]] = {
+        "method": lambda r: _Cell(r.method),
+        "codec": lambda r: _Cell(r.codec),
+        "topology": lambda r: _Cell(r.topology),
+        "success %": lambda r: _with_side(r.success, 100, 1),
+        "return": lambda r: _with_side(r.return_, 1, 2),
+        "estimate": lambda r: _Cell(number(r.bits.per_agent_step.estimate)),
+        "payload": lambda r: _Cell(number(r.bits.per_agent_step.payload)),
+        "wire": lambda r: _Cell(number(r.bits.per_agent_step.wire)),
+        "messages": lambda r: _Cell(number(r.messages_per_agent_step)),
+        "payload / estimate\u00a0-\u00a01": lambda r: _Cell(coder_overhead(r)),
+        "saving against dense": lambda r: _saving(r, results),
+        "runtime x hosts": lambda r: _Cell(r.runtime, f"x {r.hosts}"),
+        "worlds per frame": lambda r: _Cell(str(r.parallel_worlds)),
+    }
     if len({result.seed for result in results}) > 1:
-        columns.insert(1, ("seed", lambda r: str(r.seed)))
+        columns["method"] = lambda r: _Cell(r.method, f"seed {r.seed}")
     if len({result.world for result in results}) > 1:
-        columns.insert(0, ("world", lambda r: r.world))
+        columns = {"world": lambda r: _Cell(r.world), **columns}
     if all(saving_against_dense(result, results) is None for result in results):
-        columns = [column for column in columns if column[0] != "saving against dense"]
-    return [title for title, _ in columns], [[cell(result) for _, cell in columns] for result in results]
+        del columns["saving against dense"]
+    return list(columns), [[cell(result) for cell in columns.values()] for result in results]
 
 
-def _saving(result: Result, results: Sequence[Result]) -> str:
+def _with_side(figure: Estimate, scale: float, digits: int) -> _Cell:
+    """A mean and the wider side of its interval."""
+    if figure.mean is None:
+        return _Cell(NONE)
+    if figure.ci95 is None:
+        return _Cell(f"{figure.mean * scale:.{digits}f}")
+    side = max(figure.mean - figure.ci95[0], figure.ci95[1] - figure.mean)
+    return _Cell(f"{figure.mean * scale:.{digits}f}", f"± {side * scale:.{digits}f}")
+
+
+def _saving(result: Result, results: Sequence[Result]) -> _Cell:
     saving = saving_against_dense(result, results)
-    return NONE if saving is None else str(saving)
+    return _Cell(NONE) if saving is None else _Cell(saving.times, f"{number(100 * saving.share)} %")
 
 
-def _footnote(results: Sequence[Result]) -> str:
+def _footnotes(results: Sequence[Result]) -> list[str]:
     savings = [saving_against_dense(result, results) for result in results]
+    notes = []
+    if any(saving is not None for saving in savings):
+        notes.append("Savings are of the wire, and its share of dense's wire.")
     if any(saving is not None and not saving.is_like_for_like for saving in savings):
-        return "* the dense run has another charging rule, number of hosts or of worlds per frame: not like for like"
-    return ""
+        notes.append("* dense has another charging rule, number of hosts or of worlds per frame: not like for like.")
+    return notes
 
 
 def coder_overhead(result: Result) -> str:
@@ -169,21 +174,6 @@ def number(value: float) -> str:
     if size >= 99.95:
         return f"{value:,.0f}"
     return f"{value:.1f}" if size >= 9.995 else f"{value:.2f}" if size >= 0.9995 else f"{value:.3g}"
-
-
-def interval(figure: Estimate, scale: float) -> str:
-    """Write a mean with its 95 % interval, as mean and the two ends.
-
-    >>> interval(Estimate(mean=0.986, ci95=(0.98, 0.992), n=512), 100)
-    '98.6 [98.0, 99.2]'
-    """
-    if figure.mean is None:
-        return NONE
-    digits = 1 if scale == 100 else 2
-    if figure.ci95 is None:
-        return f"{figure.mean * scale:.{digits}f}"
-    low, high = figure.ci95
-    return f"{figure.mean * scale:.{digits}f} [{low * scale:.{digits}f}, {high * scale:.{digits}f}]"
 
 
 def write_report(folders: Iterable[RunFolder], path: Path, *, plots_dir: Path | None = None) -> None:
@@ -238,8 +228,8 @@ def _draw(runs: list[Run]) -> Drawn:
     if len(runs) > 1:
         drawn["comparison"] = (
             figures.comparison(runs),
-            "Per method: success or return with its 95 % interval, and the wire bits, which are charged; the white "
-            "marks inside a bar are the payload (stroke) and the estimate (diamond).",
+            "Per method: success or return with its 95 % interval, and the wire bits, which are charged; the marks "
+            "inside a bar are the payload (stroke) and the estimate (diamond).",
         )
     for nth, run in _closely(runs):
         if run.booked is None:
@@ -259,7 +249,7 @@ def _draw(runs: list[Run]) -> Drawn:
 
 def _closely(runs: list[Run]) -> list[tuple[int, Run]]:
     """The runs whose books are drawn, numbered as on the page: one seed of each group keeps a sweep readable."""
-    first = {id(group.runs[0]) for group in group_runs(runs)}
+    first = {id(group.runs[0]) for group in group_runs(runs)[:_MOST_DRAWN]}
     return [(nth, run) for nth, run in enumerate(runs, start=1) if id(run) in first]
 
 
@@ -363,7 +353,7 @@ def _what_was_run(runs: list[Run], worlds: list[str]) -> Html:
         tag("h2", "What was run"),
         *(_world(world, [run.result for run in runs if run.result.world == world]) for world in worlds),
         tag("h3", "Commands"),
-        *(tag("pre", command) for command in dict.fromkeys(run.result.command for run in runs)),
+        tag("pre", "\n".join(dict.fromkeys(run.result.command for run in runs))),
     )
 
 
@@ -411,17 +401,17 @@ def _summary_section(runs: list[Run]) -> Html:
     results = [run.result for run in runs]
     head, rows = _summary(results)
     rules = list(dict.fromkeys(result.charging_rule for result in results))
+    cells = [[join([cell.main, tag("small", cell.below) if cell.below else None]) for cell in row] for row in rows]
+    note = "Estimate, payload, wire and messages are per agent and step; ± is the wider side of the 95 % interval."
     return tag(
         "section",
         tag("h2", "Summary"),
-        table(head, rows, n_words=_n_words(head)),
-        tag("p", _footnote(results), class_="small") if _footnote(results) else None,
-        tag("p", "Estimate, payload, wire and messages are per agent and step; in brackets the 95 % interval over "
-            "episodes.", class_="small muted"),
+        table(head, cells, n_words=_n_words(head)),
+        tag("p", " ".join([note, *_footnotes(results)]), class_="small muted"),
         *(tag("p", tag("b", "Charging rule: "), _charging(rule), class_="rule") for rule in rules),
         _facts([("estimate", _ESTIMATE), ("payload", _PAYLOAD), ("wire", _WIRE)]),
         _over_seeds(group_runs(runs)),
-    )  # fmt: skip
+    )
 
 
 def _charging(rule: str) -> str:
@@ -527,6 +517,13 @@ def _run_section(nth: int, run: Run, n_runs: int, drawn: Drawn) -> Html:
         _differences(run),
         tag("div", _shown(drawn, f"graph_{nth}"), _shown(drawn, f"bill_{nth}"), class_="pair") if run.booked else None,
         _shown(drawn, f"budget_{nth}"),
+        tag(
+            "p",
+            f"Tables only: books are drawn for one seed of each method, {_MOST_DRAWN} at most.",
+            class_="small muted",
+        )
+        if run.booked and drawn and f"graph_{nth}" not in drawn
+        else None,
         _bill_table(run),
         tag("h3", "Ledger, codec, time"),
         _facts(_run_facts(run)),
@@ -596,7 +593,10 @@ def _bill_table(run: Run) -> Html | None:
     shown = table(("edge", "messages in frames", "wire bits charged", "payload bits", "share of the bill"), rows)
     if len(bills) > 14:
         shown = tag("details", tag("summary", f"The bill of {len(bills)} edges"), shown)
-    note = "A broadcast is paid once; its bits are shared out over those who heard it, so that the column adds up."
+    note = (
+        "A frame is paid once: its bits are shared out evenly over the senders in it and over those who heard them, "
+        "so that the column adds up to what was charged."
+    )
     return join([tag("h3", "The bill, by edge"), shown, tag("p", note, class_="small muted")])
 
 
@@ -617,7 +617,7 @@ def _run_facts(run: Run) -> list[tuple[str, Content]]:
             "codec",
             f"{health.used_codes} codes used, perplexity {health.perplexity:.1f}, {health.dead_codes} never used",
         ),
-        ("rate gap", f"{result.rate_gap:+.3g}"),
+        ("rate gap", f"{100 * result.rate_gap:+.1f} %: the coder's stream against the estimate"),
         (
             "talk",
             f"an agent spoke in {100 * result.messages_per_agent_step:.1f} % of its steps; gate rate "
@@ -630,8 +630,9 @@ def _run_facts(run: Run) -> list[tuple[str, Content]]:
         ),
     ]
     if result.seconds:
-        spent = ", ".join(f"{name} {number(seconds)} s" for name, seconds in result.seconds.items())
-        facts.append(("time", spent))
+        spent = [f"{name.removesuffix('_seconds')} {number(seconds)} s" for name, seconds in result.seconds.items()]
+        facts.append(("time", ", ".join(spent)))
     if result.throughput:
-        facts.append(("throughput", ", ".join(f"{name} {number(rate)}" for name, rate in result.throughput.items())))
+        rates = [f"{name.replace('_', ' ')} {number(rate)}" for name, rate in result.throughput.items()]
+        facts.append(("throughput", ", ".join(rates)))
     return facts

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,17 +28,18 @@ from commlib.agents.runtime import Runtime
 from commlib.agents.training import Learning, Rollout, Team, collect, update
 from commlib.codecs.build import make_codec
 from commlib.codecs.store import load_codec, read_header, save_codec
-from commlib.config import RunConfig, write_yaml
+from commlib.config import RunConfig, make_config, read_yaml, write_yaml
 from commlib.errors import CodecError, ConfigError, RunError
 from commlib.exchange import make_plan, partition
 from commlib.experiments.calibrate import calibrate
 from commlib.experiments.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from commlib.experiments.compose import n_hosts, open_runtime, resolve
 from commlib.experiments.evaluate import evaluate
-from commlib.experiments.model import Calibration, Model
+from commlib.experiments.model import Calibration, Model, learned_team
 from commlib.experiments.progress import Display, make_display
 from commlib.experiments.worlds import make_world
 from commlib.journal import Journal
+from commlib.message import Edge
 from commlib.objective import LossTerms, Objective
 from commlib.records import Result, RunFolder, write_json
 from commlib.topology import make_topology
@@ -190,7 +192,8 @@ class Training:
         spec = PolicySpec.of(
             self.world.spec, self.config.message_width, self.config.learning.hidden, has_gate=self.config.gate == "talk"
         )
-        model = Model(spec, weights, self.codec.freeze(), edges)
+        self.deployed = (spec, weights)
+        model = Model(partial(learned_team, spec, weights), self.codec.freeze(), edges)
         self.world.set_progress(1.0)
         generator = torch.Generator().manual_seed(self.config.seed + 1)
         return calibrate(
@@ -309,7 +312,7 @@ def run_training(
         if resume:
             training.restore()
         model = training.run()
-        save_model(model, folder)
+        save_model(model, *training.deployed, folder)
         with Journal(folder.journal) as journal:
             result = evaluate(
                 model, config, world, opened, journal, display, training=training.throughput(), run=out
@@ -329,8 +332,6 @@ def prepare_folder(folder: RunFolder, config: RunConfig, *, resume: bool) -> Non
             raise RunError(
                 f"{folder.path} holds a run already; choose another --out, or continue it with --resume"
             )
-        from commlib.config import make_config, read_yaml
-
         if make_config((str(folder.config), read_yaml(folder.config))) != config:
             raise ConfigError(f"{folder.path} holds a run with other settings; resume it with the settings it has")
         return
@@ -343,11 +344,11 @@ def prepare_folder(folder: RunFolder, config: RunConfig, *, resume: bool) -> Non
         raise RunError(f"cannot write to {folder.path}: {error.strerror}; choose another --out") from error
 
 
-def save_model(model: Model, folder: RunFolder) -> None:
+def save_model(model: Model, spec: PolicySpec, weights: dict[str, Tensor], folder: RunFolder) -> None:
     """Write the frozen codec with its calibration, and the policy, so that `load_model` finds them."""
     calibration = {**model.calibration.to_json(), "edges": [list(edge) for edge in model.edges]}
     save_codec(model.codec, folder.codec, calibration)  # type: ignore[arg-type]
-    write_checkpoint(folder.codec.parent / "policy", Checkpoint(model.weights, vars(model.spec)))
+    write_checkpoint(folder.codec.parent / "policy", Checkpoint(weights, vars(spec)))
 
 
 def train(world: Any, *, out: str | Path | None = None, quiet: bool = False, **settings: Any) -> Result:  # noqa: ANN401
@@ -396,10 +397,8 @@ def load_model(folder: RunFolder, world: World) -> Model:
         raise RunError(f"{folder.path} was trained on another version of {world.spec.name}; train it again")
     header = read_header(folder.codec)["calibration"]
     codec = load_codec(folder.codec)
-    from commlib.message import Edge
-
     edges = tuple(Edge(*edge) for edge in header["edges"])
-    return Model(spec, checkpoint.tensors, codec, edges, Calibration.from_json(header), folder.path)
+    return Model(partial(learned_team, spec, checkpoint.tensors), codec, edges, Calibration.from_json(header))
 
 
 __all__ = ["Stage", "Training", "load_model", "run_training", "stages_of", "train"]

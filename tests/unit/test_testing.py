@@ -178,7 +178,7 @@ class Panicking(TableCodec):
         (NotANumber, "embed must give finite"),
         (NoDigest, "digest must be 64 hex digits"),
         (NewDigest, "digest changed between two readings"),
-        (Cheap, "take 1032 bits, the estimate is 512"),
+        (Cheap, "take 1024 bits, the estimate is 512"),
         (NoPrior, "add up to 1.0[67]. in one context"),
         (Negative, "finite numbers >= 0"),
         (Surprising, "expected must give the same codes"),

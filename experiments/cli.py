@@ -1,0 +1,394 @@
+"""The command line: names in, exit code out; what happens in between is elsewhere.
+
+Nothing heavy is imported until a command needs it, so that `commlib --help` answers at once. Exit codes: 0 good, 1 a check
+or a run failed, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from rich.console import Console
+
+from commlib import __version__
+from commlib.config import RunConfig, make_config, read_yaml
+from commlib.errors import CommlibError, ConfigError
+
+if TYPE_CHECKING:
+    from commlib.records import Result
+
+GOOD, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+class Usage(Exception):  # noqa: N818 (not an error of ours: a wrong command line)
+    """The command line is wrong; the text says how."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise Usage(f"{message}; see `{self.prog} --help`")
+
+
+# --- output -----------------------------------------------------------------------------------------------------------
+
+
+def _console(json_target: str | None) -> Console:
+    """Where people read: stdout, or stderr when stdout carries JSON."""
+    console = Console(stderr=json_target == "-")
+    return console if console.is_terminal else Console(stderr=json_target == "-", width=160)
+
+
+def _write_json(target: str | None, value: object) -> None:
+    if target is None:
+        return
+    if target == "-":
+        sys.stdout.write(json.dumps(value, indent=2) + "\n")
+        return
+    from commlib.records import write_json
+
+    write_json(Path(target), value)
+
+
+def _show(console: Console, results: list[Result]) -> None:
+    from commlib.experiments.report import summary_table
+
+    console.print(summary_table(results))
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", metavar="FILE", help="write one JSON object; - for stdout")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+
+
+def _settings(
+    parser: argparse.ArgumentParser, argv: list[str], default: Callable[[argparse.Namespace], RunConfig]
+) -> tuple[argparse.Namespace, RunConfig]:
+    """A command's own flags by argparse, and every other flag as a setting laid over the default configuration.
+
+    `default` makes the configuration that the settings change, from the command's own flags.
+    """
+    if {"-h", "--help"} & set(argv):
+        _help_with_settings(parser)
+    known, rest = parser.parse_known_args(argv)
+    given = _given(rest, parser.prog)
+    return known, make_config(("the configuration", default(known).model_dump()), ("command line", given))
+
+
+def _help_with_settings(parser: argparse.ArgumentParser) -> NoReturn:
+    """Print a command's own flags, then all settings with their meaning and default, and leave."""
+    import tyro
+
+    parser.print_help()
+    sys.stdout.write("\nsettings, which also stand in YAML files (--config), nested where there is a dot:\n\n")
+    sys.stdout.flush()
+    tyro.cli(RunConfig, args=["--help"], prog=parser.prog, config=(tyro.conf.AvoidSubcommands,))
+    raise SystemExit(GOOD)
+
+
+def _given(words: list[str], prog: str) -> dict[str, Any]:
+    """The settings in ``--name value``, ``--name=value``, ``--flag`` and ``--no-flag``; nested names have dots."""
+    names = _setting_names(RunConfig)
+    flags = {"--" + name.replace("_", "-"): name for name in names}
+    given: dict[str, Any] = {}
+    queue = list(words)
+    while queue:
+        word, equals, value = queue.pop(0).partition("=")
+        flag = word.replace("_", "-")
+        off = "--" + flag.removeprefix("--no-") if flag.startswith("--no-") else ""
+        if flag not in flags and names.get(flags.get(off, "")) is not bool:
+            near = difflib.get_close_matches(flag, flags, n=1)
+            what = f"unknown flag {word}" if word.startswith("-") else f"unexpected {word!r}"
+            raise Usage(what + (f"; did you mean {near[0]}?" if near else f"; see `{prog} --help`"))
+        name = flags.get(flag) or flags[off]
+        if names[name] is bool and not equals:
+            setting: Any = flag in flags
+        elif not equals and (not queue or queue[0].startswith("--")):
+            raise Usage(f"{word} needs a value")
+        else:
+            setting = value if equals else queue.pop(0)
+        inner = given
+        *outer, last = name.split(".")
+        for part in outer:
+            inner = inner.setdefault(part, {})
+        inner[last] = None if setting == "None" else setting
+    return given
+
+
+def _setting_names(model: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401 (a pydantic model class)
+    """Dotted names of all settings, with their types."""
+    names = {}
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and hasattr(inner, "model_fields"):
+            names |= _setting_names(inner, f"{prefix}{name}.")
+        else:
+            names[prefix + name] = inner
+    return names
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+def _train(argv: list[str]) -> int:
+    parser = _Parser("commlib train", description="Train a team in stages and evaluate it over charged frames.", add_help=False)
+    parser.add_argument("world", metavar="WORLD", nargs="?", help="a name from `commlib list worlds`, pettingzoo:..., mpe2:..., package.module:Class")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings")
+    parser.add_argument("--method", help="a recipe from `commlib list methods`")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="run folder; default runs/WORLD-METHOD-SEED")
+    parser.add_argument("--resume", action="store_true", help="continue a run that was cut off")
+    _add_common(parser)
+
+    def default(known: argparse.Namespace) -> RunConfig:
+        from commlib.experiments.compose import resolve
+
+        named = read_yaml(known.config).get("world") if known.config else None
+        world = known.world or named
+        if world is None:
+            raise Usage("which world? `commlib train WORLD`; `commlib list worlds` names them")
+        return resolve(str(world), known.method, known.config)
+
+    known, config = _settings(parser, argv, default)
+    from commlib.experiments.progress import make_display
+    from commlib.experiments.train import DEFAULT_OUT, run_name, run_training
+
+    out = known.out or DEFAULT_OUT / run_name(config)
+    display = make_display(is_quiet=known.quiet)
+    try:
+        result = run_training(config, out, display=display, resume=known.resume)
+    finally:
+        display.close()
+    console = _console(known.json)
+    _show(console, [result])
+    _say_speed(console, result)
+    console.print(f"run folder: {out}; next: commlib report {out}", highlight=False)
+    _write_json(known.json, result.to_json())
+    return GOOD
+
+
+def _say_speed(console: Console, result: Result) -> None:
+    per_core = result.throughput.get("training_steps_per_cpu_second")
+    speed = result.throughput.get("training_steps_per_second", 0.0)
+    core = f", {per_core:,.0f} per second of one core" if per_core else ""
+    console.print(f"training: {speed:,.0f} environment steps per second{core}, learning included", highlight=False)
+
+
+def _evaluate(argv: list[str]) -> int:
+    parser = _Parser("commlib evaluate", description="Play a trained team again over charged frames.", add_help=False)
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run folder")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write to this run folder instead of into RUN")
+    _add_common(parser)
+    known, config = _settings(parser, argv, lambda known: _config_of(known.run))
+    from commlib.experiments.evaluate import evaluate_run
+    from commlib.experiments.progress import make_display
+
+    display = make_display(is_quiet=known.quiet)
+    try:
+        result = evaluate_run(known.run, config, known.out, display)
+    finally:
+        display.close()
+    _show(_console(known.json), [result])
+    _write_json(known.json, result.to_json())
+    return GOOD
+
+
+def _config_of(run: Path) -> RunConfig:
+    from commlib.records import RunFolder
+
+    folder = RunFolder.existing(run)
+    return make_config((str(folder.config), read_yaml(folder.config)))
+
+
+def _audit(argv: list[str]) -> int:
+    parser = _Parser("commlib audit", description="Reconcile a run's books edge by edge; exit 1 on any difference.")
+    parser.add_argument("run", metavar="RUN", type=Path)
+    _add_common(parser)
+    known = parser.parse_args(argv)
+    from commlib.experiments.books import audit_run
+
+    report, differences = audit_run(known.run)
+    console = _console(known.json)
+    for difference in differences:
+        console.print(difference, highlight=False)
+    verdict = "the books reconcile" if not differences else f"{len(differences)} differences"
+    console.print(
+        f"{verdict}: {report['entries']} debits of {report['bits_debited']} bits, {report['receipts']} receipts, "
+        f"{report['spent']} bits spent of {report['granted']} granted",
+        highlight=False,
+    )
+    _write_json(known.json, {**report, "differences": differences})
+    return FAILED if differences else GOOD
+
+
+def _verify(argv: list[str]) -> int:
+    parser = _Parser("commlib verify", description="Check that separate hosts compute what the learner computes.", add_help=False)
+    parser.add_argument("run", metavar="RUN", type=Path)
+    _add_common(parser)
+    known, config = _settings(parser, argv, lambda known: _config_of(known.run))
+    from commlib.experiments.books import verify_run
+    from commlib.experiments.progress import make_display
+
+    display = make_display(is_quiet=known.quiet)
+    try:
+        verdict = verify_run(known.run, config, display)
+    finally:
+        display.close()
+    console = _console(known.json)
+    for difference in verdict.differences[:20]:
+        console.print(difference, highlight=False)
+    console.print(
+        f"{'hosts and learner agree' if not verdict.differences else f'{len(verdict.differences)} differences'}: "
+        f"{verdict.n_rounds} rounds, {verdict.n_codes} codes, {verdict.n_actions} actions compared; {verdict.n_probes} "
+        f"messages through the trainable and the frozen codec ({verdict.n_ties} ties)",
+        highlight=False,
+    )
+    _write_json(known.json, verdict._asdict())
+    return FAILED if verdict.differences else GOOD
+
+
+def _report(argv: list[str]) -> int:
+    parser = _Parser("commlib report", description="Table, figures and one self-contained HTML page of one or more runs.")
+    parser.add_argument("runs", metavar="RUN", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the page; default report.html in the first run")
+    _add_common(parser)
+    known = parser.parse_args(argv)
+    from commlib.experiments.report import write_report
+    from commlib.records import RunFolder
+
+    folders = [RunFolder.existing(run) for run in known.runs]
+    results = [folder.read_result() for folder in folders]
+    page = known.out or folders[0].report
+    plots = page.parent / "plots"
+    write_report(folders, page, plots_dir=plots)
+    console = _console(known.json)
+    _show(console, results)
+    console.print(f"page: {page}; figures: {plots}", highlight=False)
+    _write_json(known.json, {"page": str(page), "plots": str(plots), "results": [r.to_json() for r in results]})
+    return GOOD
+
+
+def _demo(argv: list[str]) -> int:
+    parser = _Parser(
+        "commlib demo", description="The main job, small: train none, dense, int8 and ours on guide, each agent in a Ray actor, and compare."
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="folder of the runs")
+    parser.add_argument("--runtime", choices=["ray", "local"], default="ray")
+    parser.add_argument("--steps", type=int, default=None, help="environment steps of training for each method")
+    parser.add_argument("--seed", type=int, default=0)
+    _add_common(parser)
+    known = parser.parse_args(argv)
+    from commlib.experiments.demo import run_demo
+    from commlib.experiments.progress import make_display
+
+    display = make_display(is_quiet=known.quiet)
+    console = _console(known.json)
+    try:
+        outcome = run_demo(known.out, known.runtime, known.seed, known.steps, display, console)
+    finally:
+        display.close()
+    _write_json(known.json, outcome.to_json())
+    return GOOD if outcome.is_good else FAILED
+
+
+def _list(argv: list[str]) -> int:
+    parser = _Parser("commlib list", description="What there is.")
+    parser.add_argument("what", choices=["worlds", "codecs", "topologies", "methods", "runs"])
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where to look for runs")
+    _add_common(parser)
+    known = parser.parse_args(argv)
+    from commlib.experiments.listing import listing
+
+    rows = listing(known.what, known.runs_dir)
+    console = _console(known.json)
+    if known.what == "runs" and not rows:
+        console.print(f"no runs in {known.runs_dir}")
+    for row in rows:
+        name, *rest = row.values()
+        console.print(f"[bold]{name}[/]  " + "; ".join(str(value) for value in rest if value not in ("", None)), highlight=False)
+    _write_json(known.json, {known.what: rows})
+    return GOOD
+
+
+def _doctor(argv: list[str]) -> int:
+    parser = _Parser("commlib doctor", description="Check this machine and install, or a user's agent, codec or world.")
+    parser.add_argument("target", metavar="TARGET", nargs="?", help="package.module:Class or file.py:Class")
+    _add_common(parser)
+    known = parser.parse_args(argv)
+    from commlib.experiments.doctor import diagnose, diagnose_target
+
+    findings = diagnose_target(known.target) if known.target else diagnose()
+    console = _console(known.json)
+    for finding in findings:
+        mark = "[green]good[/]" if finding.is_good else "[red]bad [/]"
+        console.print(f"{mark}  {finding.name}: {finding.text}", highlight=False)
+    _write_json(known.json, {"findings": [finding._asdict() for finding in findings]})
+    return GOOD if all(finding.is_good for finding in findings) else FAILED
+
+
+COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
+    "demo": ("the main job, small: four methods on Ray actors, the table, a report", _demo),
+    "train": ("train a team in stages, then evaluate it over charged frames", _train),
+    "evaluate": ("play a trained team again: other runtime, budget, price, episodes", _evaluate),
+    "report": ("table, figures and one self-contained HTML page", _report),
+    "audit": ("reconcile a run's books; exit 1 on any difference", _audit),
+    "verify": ("check that hosts compute what the learner computes", _verify),
+    "list": ("worlds, codecs, topologies, methods or runs", _list),
+    "doctor": ("check this machine, or your own agent, codec or world", _doctor),
+}
+
+
+def _help() -> str:
+    lines = ["usage: commlib COMMAND ...", "", "Multi-agent messages with a price per bit.", ""]
+    lines += [f"  {name:10} {text}" for name, (text, _) in COMMANDS.items()]
+    lines += ["", "commlib COMMAND --help tells more; every command takes --json FILE (or - for stdout).", ""]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in {"-h", "--help"}:
+        sys.stdout.write(_help())
+        return GOOD if argv else WRONG_USAGE
+    if argv[0] == "--version":
+        sys.stdout.write(f"commlib {__version__}\n")
+        return GOOD
+    name, rest = argv[0], argv[1:]
+    try:
+        if name not in COMMANDS:
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(COMMANDS)}"
+            raise Usage(f"no command is called {name!r}; {hint}")
+        return COMMANDS[name][1](rest)
+    except (Usage, ConfigError) as error:
+        return _fail(error, WRONG_USAGE, rest)
+    except CommlibError as error:
+        return _fail(error, FAILED, rest)
+    except KeyboardInterrupt:
+        sys.stderr.write("\ncommlib: interrupted; a training run continues with --resume\n")
+        return INTERRUPTED
+    except BrokenPipeError:
+        return FAILED
+    except Exception as error:  # the last resort: one sentence, the traceback on request
+        if "--debug" in rest:
+            raise
+        sys.stderr.write(
+            f"commlib: unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}; run again with --debug and "
+            f"report it\n"
+        )
+        return FAILED
+
+
+def _fail(error: Exception, code: int, argv: list[str]) -> int:
+    if "--debug" in argv:
+        import traceback
+
+        traceback.print_exception(error)
+    sys.stderr.write(f"commlib: {error}\n")
+    return code

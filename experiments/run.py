@@ -1,0 +1,192 @@
+"""`commlib.run`: your own agents, our codec, graph, budget and books; and `commlib.load`: a trained team back from disk.
+
+A user's agents were never trained with a codec. So they first play some episodes over a lossless one, the codec is fitted
+to what they said, prior and price-aware encoder are calibrated on how they play through it, and then it counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from commlib.agent import Agent, Soloists, checked_reply
+from commlib.agents.play import Books, play
+from commlib.agents.runtime import LocalRuntime
+from commlib.codecs.build import make_codec
+from commlib.codecs.float32 import Float32Codec
+from commlib.config import RunConfig, make_config, read_yaml
+from commlib.errors import AgentError
+from commlib.exchange import make_plan
+from commlib.experiments.calibrate import calibrate
+from commlib.experiments.compose import n_hosts, open_runtime
+from commlib.experiments.evaluate import evaluate
+from commlib.experiments.model import Model, furnish
+from commlib.experiments.progress import Quiet, make_display
+from commlib.experiments.train import load_model
+from commlib.experiments.worlds import make_world
+from commlib.journal import Journal
+from commlib.ledger import Budget, Ledger
+from commlib.message import Edge
+from commlib.records import Result, RunFolder
+from commlib.topology import make_topology
+from commlib.world import World, WorldSpec
+
+FIT_EPISODES = 64
+
+
+def run(
+    world: Any,  # noqa: ANN401 (a name, a world, an environment or a factory)
+    agent: Callable[[int], Agent],
+    codec: str = "vq",
+    topology: str = "full",
+    budget: str | None = None,
+    runtime: str = "local",
+    *,
+    quiet: bool = True,
+    **settings: Any,  # noqa: ANN401
+) -> Result:
+    """Let your own agents play and talk through a codec, over charged frames, under a budget.
+
+    Args:
+        world: a name, a live world, a PettingZoo `ParallelEnv` or a factory of one.
+        agent: called with an agent id; anything with ``act(observation, inbox) -> (action, message)``.
+        codec, topology, budget, runtime: as on the command line, such as ``budget="64 bit/step"``.
+        quiet: show no progress.
+        settings: any other setting of `commlib.config.RunConfig`, such as ``episodes=128`` or ``seed=3``.
+
+    Raises:
+        AgentError: an agent's reply is wrong; the sentence says how.
+    """
+    made = make_world(world)
+    spec = made.spec
+    config = make_config(
+        ("run", {"codebook_size": 64, "episodes": 64, "parallel_worlds": 64}),
+        ("run", {**settings, "world": spec.name, "method": "custom", "codec": codec, "topology": topology}),
+        ("run", {"budget": budget, "runtime": runtime}),
+    )
+    graph = make_topology(topology, spec.n_agents, config.density)
+    edges = graph.edges()
+    width = settings.get("message_width") or probe_width(agent, made, config.seed)
+    model = fit_to_agents(agent, made, config, edges, width)
+    display = Quiet() if quiet else make_display()
+    opened = open_runtime(config, n_hosts(config, spec.n_agents))
+    try:
+        with Journal.in_memory() as journal:
+            return evaluate(model, config, made, opened, journal, display)
+    finally:
+        opened.close()
+        display.close()
+        made.close()
+
+
+def soloists(
+    factory: Callable[[int], Agent], spec: WorldSpec, edges: tuple[Edge, ...], width: int, agents: list[int]
+) -> Soloists:
+    """The user's agents of one host as a team."""
+    senders = [[edge.sender for edge in edges if edge.receiver == agent] for agent in agents]
+    return Soloists(factory, agents, senders, width, [spec.action_counts[agent] for agent in agents])
+
+
+def probe_width(factory: Callable[[int], Agent], world: World, seed: int) -> int:
+    """How wide the agents' messages are: what they declare as `message_width`, or what they first say in an episode."""
+    spec = world.spec
+    try:
+        agents = [factory(agent_id) for agent_id in range(spec.n_agents)]
+    except TypeError as error:
+        raise AgentError(f"the agent cannot be made from an id alone ({error}); pass a factory: lambda i: ...") from error
+    for agent in agents:
+        if not callable(getattr(agent, "act", None)):
+            raise AgentError(f"a {type(agent).__name__} is no agent: it has no method act(observation, inbox)")
+        if isinstance(declared := getattr(agent, "message_width", None), int):
+            return declared
+    step = world.reset(1, torch.Generator().manual_seed(seed))
+    for _ in range(spec.n_steps):
+        actions = []
+        for i, agent in enumerate(agents):
+            reply = agent.act(step.observation[0, i].numpy().copy(), {})
+            message = reply[1] if isinstance(reply, tuple) and len(reply) == 2 else None
+            size = np.asarray(message).size if message is not None else 0
+            actions.append(checked_reply(reply, i, spec.action_counts[i], size)[0])
+            if size:
+                return size
+        step = world.step(torch.tensor([actions]))
+        if bool(step.done.all()):
+            break
+    return 1  # they say nothing: any width will do
+
+
+def fit_to_agents(
+    factory: Callable[[int], Agent], world: World, config: RunConfig, edges: tuple[Edge, ...], width: int
+) -> Model:
+    """Post-training compression: a codec fitted and calibrated to agents that never knew one."""
+    generator = torch.Generator().manual_seed(config.seed + 1)
+    build = partial(soloists, factory, world.spec, edges, width)
+    codec = make_codec(config.codec, width, config.codebook_size)
+    lossless = Model(build, Float32Codec(width).freeze(), edges)
+    n_worlds = min(FIT_EPISODES, config.stages.calibrate_worlds)
+    runtime = LocalRuntime(1)
+    plan = make_plan(edges, (0,) * world.spec.n_agents, config.charging)
+    furnish(runtime, plan, lossless)
+    runtime.each("desk.record", [()])
+    books = Books(Ledger(budget=Budget(None)), Budget(None))
+    play(runtime, plan, world, books, n_worlds=n_worlds, rate_weight=0.0, generator=generator)
+    _, codes = runtime.each("desk.recorded", [()])[0]
+    if len(codes):
+        messages = torch.from_numpy(lossless.codec.embed(codes))
+        distinct = len(np.unique(codes, axis=0))
+        if config.codec == "vq" and distinct < config.codebook_size:  # fewer things are said than there are codes
+            codec = make_codec(config.codec, width, max(2, distinct))
+        codec.fit(messages, generator)
+    stages = config.stages.model_copy(update={"calibrate_worlds": n_worlds, "margin": max(config.stages.margin, 0.01)})
+    model = Model(build, codec.freeze(), edges)
+    return calibrate(model, world, config.charging, stages, generator, rate_aware=config.rate_aware)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained team from a run folder, ready to play again."""
+
+    folder: RunFolder
+    config: RunConfig
+    model: Model
+
+    @property
+    def result(self) -> Result:
+        """The figures of the run."""
+        return self.folder.read_result()
+
+    def evaluate(self, **settings: Any) -> Result:  # noqa: ANN401
+        """Play again with other settings, such as ``budget="64 bit/step"``; nothing is written."""
+        config = make_config(("run", self.config.model_dump()), ("evaluate", settings))
+        world = make_world(config.world)
+        opened = open_runtime(config, n_hosts(config, world.spec.n_agents))
+        try:
+            with Journal.in_memory() as journal:
+                return evaluate(self.model, config, world, opened, journal, Quiet())
+        finally:
+            opened.close()
+            world.close()
+
+
+def load(path: str | Path) -> Trained:
+    """A trained team back from its run folder.
+
+    Raises:
+        RunError: there is no finished run.
+    """
+    folder = RunFolder.existing(Path(path))
+    config = make_config((str(folder.config), read_yaml(folder.config)))
+    world = make_world(config.world)
+    try:
+        return Trained(folder, config, load_model(folder, world))
+    finally:
+        world.close()
+
+
+__all__ = ["Trained", "load", "run"]

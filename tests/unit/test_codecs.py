@@ -1,0 +1,237 @@
+"""The built-in codecs: lawful, fitted well, and cheaper at a higher price. (The laws themselves: test_testing.py.)"""
+
+import numpy as np
+import pytest
+import torch
+
+from commlib.codec import START, Codec, FrozenCodec
+from commlib.codecs.entropy import TABLE_TOTAL
+from commlib.codecs.float32 import Float32Codec
+from commlib.codecs.frozen import ByteQuantiser, CodebookQuantiser, GridQuantiser, TableCodec
+from commlib.codecs.int8 import Int8Codec
+from commlib.codecs.prior import Prior, fit_prior, to_integers, uniform_prior
+from commlib.codecs.vq import VQCodec
+from commlib.errors import CodecError
+from commlib.testing import check_codec
+
+MAKERS = {"vq": lambda: VQCodec(6, 16), "int8": lambda: Int8Codec(6), "float32": lambda: Float32Codec(6)}
+
+
+def source(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def messages(n, width, seed=0):
+    return torch.rand(n, width, generator=source(seed)) * 2 - 1
+
+
+def fitted(name):
+    """A codec fitted to messages of which 4 in 5 repeat the last one, with a prior counted from them."""
+    codec = MAKERS[name]()
+    is_new = torch.rand(2000, generator=source(2)) < 0.2
+    x = messages(2000, 6)[is_new.long().cumsum(0)]
+    codec.fit(x, source(1))
+    frozen = codec.freeze()
+    codes = frozen.choose(x.numpy(), np.full((len(x), frozen.n_positions), START))
+    context = np.concatenate([np.full_like(codes[:1], START), codes[:-1]])
+    codec.set_prior(fit_prior(codes, context, frozen.alphabet, is_conditional=frozen.silence_is_coded))
+    return codec
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_every_codec_keeps_the_laws_fresh_and_with_a_prior(name):
+    assert isinstance(MAKERS[name]().freeze(), FrozenCodec)
+    check_codec(MAKERS[name]())
+    check_codec(fitted(name), source(5))
+    check_codec(fitted(name).freeze(), source(6))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_codec_carries_its_all_in_its_state(name):
+    codec, copy = fitted(name), MAKERS[name]()
+    assert copy.freeze().digest != codec.freeze().digest
+    copy.load_state_dict(codec.state_dict())
+    assert copy.freeze().digest == codec.freeze().digest
+    assert isinstance(codec, torch.nn.Module)
+    codec_: Codec = codec
+    assert codec_.width == 6
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_fit_depends_on_its_generator_alone(name):
+    digests = set()
+    for disturbance in (0, 1):
+        torch.manual_seed(disturbance)
+        before = torch.random.get_rng_state()
+        digests.add(fitted(name).freeze().digest)
+        assert name == "vq" or torch.equal(before, torch.random.get_rng_state())
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("name", ["vq", "int8"])
+def test_what_is_expected_is_cheap_and_the_prior_pays_off(name):
+    frozen = fitted(name).freeze()
+    context = frozen.choose(messages(300, 6, seed=3).numpy(), np.full((300, frozen.n_positions), START))
+    expected = frozen.expected(context)
+    assert (frozen.estimate_bits(expected, context) <= frozen.estimate_bits(context, context) + 1e-9).all()
+    assert frozen.estimate_bits(expected, context).mean() < 0.3 * frozen.n_positions * np.log2(frozen.alphabet)
+
+
+@pytest.mark.parametrize("name", ["vq", "int8"])
+def test_a_higher_price_trades_distortion_for_bits(name):
+    frozen = fitted(name).freeze()
+    x = messages(400, 6, seed=4).numpy()
+    context = frozen.choose(messages(400, 6, seed=5).numpy(), np.full((400, frozen.n_positions), START))
+    bits, distortion = [], []
+    for weight in (0.0, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 100.0):
+        codes = frozen.choose(x, context, weight)
+        bits.append(frozen.estimate_bits(codes, context).sum())
+        distortion.append(((frozen.embed(codes) - x) ** 2).sum())
+    assert bits == sorted(bits, reverse=True)
+    assert distortion == sorted(distortion)
+    assert bits[-1] < 0.7 * bits[0]
+    assert bits[-1] == pytest.approx(frozen.estimate_bits(frozen.expected(context), context).sum())
+
+
+def test_float32_is_lossless_and_its_price_changes_nothing():
+    frozen = Float32Codec(3).freeze()
+    x = np.array([[0.1, -0.0, 3e-40], [np.float32(1) / 3, 1e30, -1]], np.float32)
+    codes = frozen.choose(x, np.full((2, 12), START), 1.0)
+    assert frozen.embed(codes).tobytes() == x.tobytes()
+    assert codes[1, 8:].tolist() == [0xBF, 0x80, 0, 0]
+
+
+def test_an_int8_grid_spans_what_was_seen():
+    codec = Int8Codec(2)
+    codec.fit(torch.tensor([[-3.0, 5.0], [1.0, 5.0], [0.0, 5.0]]), source(0))
+    frozen = codec.freeze()
+    corners = frozen.choose(np.array([[-3, 5], [1, 5], [-9, 9]], np.float32), np.full((3, 2), START))
+    assert np.allclose(frozen.embed(corners)[:2], [[-3, 5], [1, 5]], atol=1e-3)
+    assert corners[2].tolist() == [0, 255]
+
+
+def test_training_and_wire_agree_to_the_last_bit_on_an_int8_grid():
+    codec = fitted("int8")
+    q = codec(messages(500, 6, seed=8))
+    assert np.array_equal(q.z.numpy(), codec.freeze().embed(q.codes.numpy()))
+
+
+def test_vq_tells_separated_clusters_apart():
+    """k-means merges some and splits others; with two codes for each cluster nearly all get one of their own."""
+    centres = torch.randn(32, 8, generator=source(0)) * 3
+    which = torch.randint(32, (4000,), generator=source(1))
+    x = centres[which] + 0.05 * torch.randn(4000, 8, generator=source(2))
+    for n_codes, least_clusters in ((32, 20), (64, 0.8 * 32)):
+        codec = VQCodec(8, n_codes)
+        codec.fit(x, source(3))
+        codes = codec(x).codes[:, 0]
+        assert len(codes.unique()) >= 0.8 * n_codes
+        assert len({int(codes[which == cluster].mode().values) for cluster in range(32)}) >= least_clusters
+
+
+def test_vq_does_not_move_when_it_is_used():
+    codec = fitted("vq")
+    digest = codec.freeze().digest
+    codec(messages(500, 6, seed=9))
+    assert codec.freeze().digest == digest
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: VQCodec(4, 64).fit(messages(10, 4), source(0)), "10 recorded messages cannot fit 64 codes"),
+        (lambda: Int8Codec(4).fit(messages(0, 4), source(0)), "no recorded messages"),
+        (lambda: Prior(np.zeros((1, 9, 8), np.uint32)), "must sum to 65536 without a zero"),
+        (lambda: Prior(np.zeros((1, 5, 8), np.uint32)), r"needs the shape \[P, 1 or K \+ 1, K\], not \[1, 5, 8\]"),
+        (
+            lambda: fit_prior(np.zeros((1, 1), int), np.zeros((1, 1), int), 4, is_conditional=True),
+            "at least 2 messages",
+        ),
+        (lambda: small().encode(np.array([[4]]), np.array([[START]])), "codes must lie in 0..3"),
+        (lambda: small().choose(np.array([[np.nan, 0]], np.float32), np.array([[START]])), "NaN or infinity"),
+        (lambda: TableCodec("x", ByteQuantiser(1), uniform_prior(1, 4, is_conditional=True)), "fit the prior again"),
+    ],
+)
+def test_a_broken_contract_is_one_sentence(call, sentence):
+    with pytest.raises(CodecError, match=sentence):
+        call()
+
+
+# --- frozen codecs
+
+
+def small(seed=0, table=None):
+    codebook = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32) + seed
+    prior = uniform_prior(1, 4, is_conditional=True) if table is None else Prior(to_integers(table))
+    return TableCodec("small", CodebookQuantiser(codebook), prior)
+
+
+def test_a_digest_names_codebook_prior_and_kind_but_not_the_name():
+    table = np.ones((1, 5, 4))
+    skewed = table + np.arange(4)
+    digests = [small().digest, small(1).digest, small(0, skewed).digest]
+    grid = GridQuantiser(np.zeros(1, np.float32), np.ones(1, np.float32), 4)
+    digests.append(TableCodec("small", grid, uniform_prior(1, 4, is_conditional=True)).digest)
+    assert len(set(digests)) == 4
+    assert TableCodec("another", small().quantiser, small().prior).digest == digests[0]
+
+
+def test_a_frozen_codec_cannot_be_changed():
+    codec = small()
+    with pytest.raises(ValueError, match="read-only"):
+        codec.quantiser.codebook[0] = 1
+    with pytest.raises(ValueError, match="read-only"):
+        codec.prior.table[0] = 1
+
+
+def test_a_codec_without_context_expects_the_last_code_or_the_zero_vector():
+    codec = TableCodec("plain", ByteQuantiser(1), uniform_prior(4, 256, is_conditional=False))
+    assert not codec.silence_is_coded
+    context = np.array([[START] * 4, [1, 2, 3, 4]])
+    assert codec.expected(context).tolist() == [[0, 0, 0, 0], [1, 2, 3, 4]]
+
+
+# --- priors
+
+
+def markov(n_chains, n_steps, seed, hold=0.7, alphabet=12):
+    """Chains that hold their symbol or draw a new one; contexts, codes, and the true bits of each message."""
+    numbers = np.random.default_rng(seed)
+    fresh_K = 0.75 ** np.arange(alphabet)
+    fresh_K /= fresh_K.sum()
+    rows_CK = (1 - hold) * fresh_K + hold * np.eye(alphabet)
+    rows_CK = np.concatenate([fresh_K[None], rows_CK])
+    context, contexts, codes = np.full(n_chains, START), [], []
+    for _ in range(n_steps):
+        drawn = (rows_CK[context + 1].cumsum(-1) < numbers.random((n_chains, 1))).sum(-1).clip(0, alphabet - 1)
+        contexts.append(context)
+        codes.append(drawn)
+        context = drawn
+    context_n, codes_n = np.concatenate(contexts), np.concatenate(codes)
+    return context_n[:, None], codes_n[:, None], -np.log2(rows_CK[context_n + 1, codes_n])
+
+
+def test_a_fitted_prior_recovers_the_entropy_of_a_known_source():
+    context, codes, _ = markov(200, 60, seed=0)
+    prior = fit_prior(codes, context, 12, is_conditional=True)
+    context, codes, true_bits = markov(200, 60, seed=1)
+    found = prior.estimate_bits(codes, context).mean()
+    assert found == pytest.approx(true_bits.mean(), rel=0.02)
+    codec = TableCodec("markov", GridQuantiser(np.zeros(1, np.float32), np.ones(1, np.float32), 12), prior)
+    assert codec.payload_bits(codes, context) == pytest.approx(true_bits.sum(), rel=0.02)
+
+
+def test_a_prior_from_few_messages_still_generalises():
+    context, codes, _ = markov(10, 20, seed=0)
+    prior = fit_prior(codes, context, 12, is_conditional=True)
+    context, codes, true_bits = markov(200, 60, seed=1)
+    assert prior.estimate_bits(codes, context).mean() < 1.15 * true_bits.mean()
+
+
+def test_without_context_a_prior_is_the_marginal():
+    context, codes, _ = markov(200, 60, seed=0)
+    prior = fit_prior(codes, context, 12, is_conditional=False)
+    assert prior.table.shape == (1, 1, 12)
+    share = np.bincount(codes[:, 0], minlength=12) / len(codes)
+    assert np.allclose(prior.table[0, 0] / TABLE_TOTAL, share, atol=1e-3)
+    assert prior.likeliest.tolist() == [[int(share.argmax())]]

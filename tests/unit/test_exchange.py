@@ -1,0 +1,363 @@
+"""Everything that is delivered was charged, both ends stay in step, and a frame that is not for us is refused."""
+
+import itertools
+from collections import defaultdict
+from functools import lru_cache
+
+import numpy as np
+import pytest
+
+from commlib.codec import START
+from commlib.codecs.frozen import ByteQuantiser, CodebookQuantiser, TableCodec
+from commlib.codecs.prior import Prior, to_integers, uniform_prior
+from commlib.errors import AgentError, ForeignCodec, FrameError
+from commlib.exchange import CHARGING_RULES, Endpoint, Plan, Route, Trunk, make_plan, partition
+from commlib.frame import Frame, unpack
+from commlib.message import Edge
+
+FULL4 = tuple(Edge(s, r) for s, r in itertools.permutations(range(4), 2))
+RING4 = tuple(Edge(s, (s + 1) % 4) for s in range(4))
+GRID = np.array(list(itertools.product((-1.0, 1.0), (-1.0, -0.3, 0.3, 1.0))), np.float32)
+
+
+@lru_cache
+def holding():
+    """8 codes on a plane; the last code is expected again, at 1/8 of the price of another one."""
+    table = np.ones((1, 9, 8))
+    table[0, 1:] += 60 * np.eye(8)
+    table[0, 0, 3] = 60
+    return TableCodec("holding", CodebookQuantiser(GRID), Prior(to_integers(table)))
+
+
+@lru_cache
+def plain():
+    """Floats as they are: no context, so that frames list the silent."""
+    return TableCodec("plain", ByteQuantiser(2), uniform_prior(8, 256, is_conditional=False))
+
+
+class Network:
+    """All hosts of a team, and the wires between them."""
+
+    def __init__(self, edges=FULL4, host_of=(0, 0, 1, 1), codec=None, n_worlds=5, charging="broadcast"):
+        self.codec, self.n_worlds = codec or holding(), n_worlds
+        self.plan = make_plan(edges, host_of, charging)
+        self.ends = [Endpoint(host, self.plan, self.codec, n_worlds) for host in range(max(host_of) + 1)]
+        self.blocks = [self.plan.agents_of(end.host) for end in self.ends]
+        self.number = 0
+
+    def round(self, vectors, silent=None, alive=None, allowance=None, rate_weight=0.0):
+        """Vectors [N, W, D] to what each host sent, and the inbox [W, N, N, D]."""
+        n_agents = len(self.plan.host_of)
+        silent = np.zeros((n_agents, self.n_worlds), bool) if silent is None else silent
+        alive = np.ones(self.n_worlds, bool) if alive is None else alive
+        sent = []
+        for end, block in zip(self.ends, self.blocks, strict=True):
+            end.rate_weight = rate_weight
+            sent.append(end.send(self.number, vectors[block], silent[block], alive, allowance))
+        frames = {index: data for one in sent for index, data in one.frames.items()}
+        self.received = [
+            end.receive(
+                self.number, {i: f for i, f in frames.items() if end.host in self.plan.trunks[i].targets}, alive
+            )
+            for end in self.ends
+        ]
+        self.number += 1
+        inbox = np.zeros((self.n_worlds, n_agents, n_agents, self.codec.width), np.float32)
+        for block, received in zip(self.blocks, self.received, strict=True):
+            inbox[:, block] = received.inbox
+        return sent, inbox
+
+    def in_step(self):
+        """Whether what was last sent on each route is what each listener last heard."""
+        return all(
+            np.array_equal(self.ends[trunk.source]._outgoing[index], self.ends[target]._incoming[index])
+            for index, trunk in enumerate(self.plan.trunks)
+            for target in trunk.targets
+        )
+
+
+def draw(seed, n_agents=4, n_worlds=5):
+    return np.random.default_rng(seed).uniform(-1, 1, (n_agents, n_worlds, 2)).astype(np.float32)
+
+
+# --- plans
+
+
+def test_partitions_are_blocks_as_equal_as_possible():
+    assert partition(5, 2) == (0, 0, 0, 1, 1)
+    assert partition(4, 4) == (0, 1, 2, 3)
+    assert partition(3, 1) == (0, 0, 0)
+
+
+def test_a_broadcast_has_one_trunk_per_host_and_a_link_one_per_pair():
+    assert make_plan(RING4, (0, 0, 1, 1), "broadcast") == Plan(
+        (0, 0, 1, 1),
+        (Trunk(0, (0, 1), (Route(0, (1,)), Route(1, (2,)))), Trunk(1, (0, 1), (Route(2, (3,)), Route(3, (0,))))),
+    )
+    assert make_plan(RING4, (0, 0, 1, 1), "link").trunks == (
+        Trunk(0, (0,), (Route(0, (1,)),)),
+        Trunk(0, (1,), (Route(1, (2,)),)),
+        Trunk(1, (0,), (Route(3, (0,)),)),
+        Trunk(1, (1,), (Route(2, (3,)),)),
+    )
+    assert make_plan((), (0, 1), "broadcast").trunks == ()
+
+
+# --- delivery and charge
+
+
+@pytest.mark.parametrize("codec", [holding(), plain()], ids=lambda codec: codec.name)
+@pytest.mark.parametrize("charging", CHARGING_RULES)
+@pytest.mark.parametrize("edges", [FULL4, RING4, (Edge(2, 0),)])
+def test_bits_delivered_are_bits_charged_edge_by_edge(edges, charging, codec):
+    network = Network(edges, codec=codec, charging=charging)
+    for seed in range(6):
+        sent, inbox = network.round(draw(seed), silent=np.random.default_rng(seed).random((4, 5)) < 0.3)
+        debits, paid = defaultdict(list), 0
+        for host, one in enumerate(sent):
+            assert sum(d.bits for d in one.debits) == sum(8 * len(frame) for frame in one.frames.values())
+            assert sum(d.payload_bits for d in one.debits) == sum(
+                8 * len(unpack(f).payload) for f in one.frames.values()
+            )
+            for debit in one.debits:
+                assert debit.route.sender in network.blocks[host]
+                paid += debit.bits
+                for receiver in debit.route.receivers:
+                    debits[Edge(debit.route.sender, receiver)].append((debit.n_messages, debit.bits))
+        receipts = defaultdict(list)
+        for heard in (heard for received in network.received for heard in received.heard):
+            receipts[heard.edge].append((heard.n_messages, heard.bits))
+        assert receipts == debits
+        assert set(receipts) <= set(edges)
+        assert (paid > 0) == bool(receipts)
+        open_ = np.zeros((4, 4), bool)
+        open_[[e.receiver for e in edges], [e.sender for e in edges]] = True
+        assert not inbox[:, ~open_].any()
+
+
+@pytest.mark.parametrize("charging", CHARGING_RULES)
+def test_what_arrives_is_the_nearest_code_of_what_was_said(charging):
+    network = Network(charging=charging)
+    vectors = draw(0)
+    _, inbox = network.round(vectors)
+    for sender, receiver in FULL4:
+        context = np.full((5, 1), START)
+        said = network.codec.embed(network.codec.choose(vectors[sender], context))
+        assert np.array_equal(inbox[:, receiver, sender], said)
+
+
+def test_a_broadcast_is_paid_once_and_a_link_for_each_pair():
+    broadcast, link = Network(charging="broadcast"), Network(charging="link")
+    costs = [sum(d.bits for one in network.round(draw(1))[0] for d in one.debits) for network in (broadcast, link)]
+    assert costs[0] < costs[1]
+    assert [len(network.plan.trunks) for network in (broadcast, link)] == [2, 4]
+
+
+@pytest.mark.parametrize("charging", CHARGING_RULES)
+@pytest.mark.parametrize("codec", [holding(), plain()], ids=lambda codec: codec.name)
+@pytest.mark.parametrize("host_of", [(0, 0, 0, 0), (0, 0, 1, 1), (0, 1, 1, 1), (0, 1, 2, 3)])
+def test_the_partition_changes_no_inbox(host_of, codec, charging):
+    whole, parts = Network(host_of=(0, 0, 0, 0), codec=codec), Network(host_of=host_of, codec=codec, charging=charging)
+    for seed in range(4):
+        silent = np.random.default_rng(seed).random((4, 5)) < 0.4
+        alive = np.arange(5) <= 4 - seed
+        expected, found = (network.round(draw(seed), silent, alive)[1] for network in (whole, parts))
+        assert np.array_equal(expected, found)
+        assert parts.in_step()
+
+
+@pytest.mark.parametrize("n_hosts", [1, 2, 4])
+def test_an_estimate_is_the_rate_of_all_messages_whatever_the_partition(n_hosts):
+    network = Network(host_of=partition(4, n_hosts))
+    for seed in range(3):
+        past = {i: codes.copy() for end in network.ends for i, codes in end._outgoing.items()}
+        sent, _ = network.round(draw(seed))
+        now = {i: codes for end in network.ends for i, codes in end._outgoing.items()}
+        expected = sum(
+            network.codec.estimate_bits(now[i].reshape(-1, 1), past[i].reshape(-1, 1)).sum() for i in range(n_hosts)
+        )
+        assert sum(one.estimate_bits for one in sent) == pytest.approx(expected)
+
+
+# --- silence
+
+
+def test_nothing_is_sent_when_all_is_as_expected():
+    network = Network()
+    network.round(draw(0))
+    for _ in range(3):  # the same again: what the prior expects
+        sent, inbox = network.round(draw(0))
+        assert all(one.frames == {} and one.debits == [] and one.n_spoken == 0 for one in sent)
+        assert all(received.heard == [] for received in network.received)
+        assert inbox.any()
+    assert network.in_step()
+
+
+def test_silence_means_the_expected_message():
+    network = Network()
+    start = network.codec.embed(network.codec.expected(np.full((1, 1), START)))
+    sent, inbox = network.round(draw(0), silent=np.ones((4, 5), bool))
+    assert all(one.frames == {} and one.n_open == 0 for one in sent)
+    assert all(np.array_equal(inbox[w, r, s], start[0]) for w in range(5) for s, r in FULL4)
+    first = network.round(draw(1))[1]
+    held = network.round(draw(2), silent=np.ones((4, 5), bool))[1]
+    assert np.array_equal(first, held)
+
+
+def test_without_a_codeword_for_silence_frames_list_the_silent():
+    network = Network(codec=plain())
+    silent = np.zeros((4, 5), bool)
+    silent[0, :3] = silent[3] = True
+    sent, inbox = network.round(draw(0), silent)
+    assert [one.n_spoken for one in sent] == [7, 5]
+    assert unpack(sent[0].frames[0]).silent == np.packbits(silent[:2].ravel()).tobytes()
+    assert np.array_equal(inbox[3, 1, 0], draw(0)[0, 3])
+    assert not inbox[:3, 1, 0].any()
+    assert [one.estimate_bits for one in sent] == [7 * 64.0, 5 * 64.0]
+    again, held = network.round(draw(1), silent=np.ones((4, 5), bool))
+    assert np.array_equal(held, inbox)
+    assert all(one.frames == {} and one.estimate_bits == 0 for one in again)
+    everybody, _ = network.round(draw(2))
+    assert unpack(everybody[0].frames[0]).silent is None
+
+
+def test_a_context_free_message_that_repeats_itself_is_still_sent_and_paid():
+    network = Network(codec=plain())
+    first, _ = network.round(draw(0))
+    second, _ = network.round(draw(0))
+    assert [one.n_spoken for one in second] == [one.n_spoken for one in first] == [10, 10]
+
+
+# --- many rounds
+
+
+@pytest.mark.parametrize("codec", [holding(), plain()], ids=lambda codec: codec.name)
+@pytest.mark.parametrize("charging", CHARGING_RULES)
+def test_both_ends_stay_in_step_over_many_rounds(charging, codec):
+    network = Network(codec=codec, charging=charging, host_of=(0, 1, 1, 2))
+    numbers = np.random.default_rng(0)
+    alive = np.ones(5, bool)
+    for number in range(60):
+        alive &= numbers.random(5) > 0.02
+        allowance = None if number % 3 else int(numbers.integers(0, 600))
+        network.round(draw(number), numbers.random((4, 5)) < 0.3, alive, allowance, rate_weight=number % 2 * 0.05)
+        assert network.in_step()
+
+
+def test_a_reset_forgets_what_was_heard():
+    network = Network()
+    first = network.round(draw(0))[0]
+    network.round(draw(1))
+    for end in network.ends:
+        end.reset(5)
+    network.number = 0
+    assert network.round(draw(0))[0] == first
+
+
+def test_dead_worlds_send_nothing_and_keep_what_they_had():
+    network = Network()
+    network.round(draw(0))
+    alive = np.array([True, False, True, False, False])
+    vectors = draw(1)
+    sent, inbox = network.round(vectors, alive=alive)
+    assert not inbox[~alive].any()
+    assert inbox[alive].any()
+    assert {debit.n_messages for one in sent for debit in one.debits} == {2}
+    fewer = Network(n_worlds=2)
+    fewer.round(draw(0)[:, alive])
+    assert fewer.round(vectors[:, alive])[0][0].estimate_bits == pytest.approx(sent[0].estimate_bits)
+    nobody, inbox = network.round(draw(2), alive=np.zeros(5, bool))
+    assert all(one.frames == {} and one.estimate_bits == 0 for one in nobody)
+    assert not inbox.any()
+
+
+# --- allowances
+
+
+@pytest.mark.parametrize("codec", [holding(), plain()], ids=lambda codec: codec.name)
+@pytest.mark.parametrize("charging", CHARGING_RULES)
+@pytest.mark.parametrize("allowance", [0, 100, 160, 200, 333, 800, 5000])
+def test_an_allowance_is_never_exceeded_and_drops_are_counted(allowance, charging, codec):
+    free, capped = Network(codec=codec, charging=charging), Network(codec=codec, charging=charging)
+    silent = np.random.default_rng(0).random((4, 5)) < 0.2
+    wanted, _ = free.round(draw(3), silent)
+    sent, _ = capped.round(draw(3), silent, allowance=allowance)
+    assert capped.in_step()
+    for want, one in zip(wanted, sent, strict=True):
+        bits, full = (sum(8 * len(frame) for frame in s.frames.values()) for s in (one, want))
+        assert bits <= allowance
+        assert one.n_spoken + one.n_dropped == want.n_spoken
+        assert one.n_open == want.n_open
+        assert (one.n_dropped > 0) == (full > allowance)
+        assert one.dropped_bits >= full - bits
+    assert all(one.frames == {} for one in sent) or allowance
+
+
+def test_a_larger_allowance_lets_more_through():
+    spoken = []
+    for allowance in range(120, 400, 8):
+        sent, _ = Network(host_of=(0, 0, 0, 0), codec=plain()).round(draw(3), allowance=allowance)
+        spoken.append(sent[0].n_spoken)
+    assert spoken == sorted(spoken)
+    assert spoken[0] == 0
+    assert spoken[-1] >= 2
+
+
+def test_a_dropped_message_that_repeats_the_last_one_counts_as_dropped():
+    network = Network(codec=plain(), host_of=(0, 0, 0, 0))
+    network.round(draw(0))
+    sent, _ = network.round(draw(0), allowance=0)
+    assert (sent[0].n_spoken, sent[0].n_dropped, sent[0].estimate_bits) == (0, 20, 0.0)
+
+
+# --- refusals
+
+
+def refused(network, kind, sentence, frames):
+    before = [codes.copy() for codes in network.ends[1]._incoming.values()]
+    with pytest.raises(kind, match=sentence):
+        network.ends[1].receive(network.number, frames, np.ones(5, bool))
+    after = network.ends[1]._incoming.values()
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True)), "half a delivery"
+
+
+def test_a_frame_that_is_not_for_us_is_refused_and_changes_nothing():
+    network = Network()
+    sent = network.ends[0].send(0, draw(0)[:2], np.zeros((2, 5), bool), np.ones(5, bool), None)
+    own = network.ends[1].send(0, draw(0)[2:], np.zeros((2, 5), bool), np.ones(5, bool), None)
+    sound, other = sent.frames[0], own.frames[1]
+    frame = unpack(sound)
+    refused(network, FrameError, "on trunk 7, which does not lead to it", {7: sound})
+    refused(network, FrameError, "expected round 0 on trunk 1, the frame is of round 0 on trunk 0", {1: sound})
+    refused(network, FrameError, "the frame is of round 1", {0: frame._replace(round=1).pack()})
+    refused(network, ForeignCodec, "different codecs or graphs", {0: frame._replace(run=b"abcd").pack()})
+    refused(network, FrameError, "it was cut or damaged", {0: sound[:-2]})
+    refused(network, FrameError, "list of the silent", {0: frame._replace(silent=b"\xff\xff").pack()})
+    refused(network, FrameError, "payload bytes", {0: frame._replace(payload=b"x" * 500).pack()})
+    refused(network, FrameError, "damaged", {1: other, 0: frame._replace(payload=b"\xff").pack()})
+    received = network.ends[1].receive(0, {0: sound, 1: other}, np.ones(5, bool))
+    assert received.inbox.any()
+
+
+def test_hosts_with_another_codec_or_graph_do_not_understand_each_other():
+    base = Network()
+    others = [Network(codec=plain()), Network(edges=RING4), Network(charging="link"), Network(host_of=(0, 1, 1, 1))]
+    assert len({network.ends[0].run for network in (base, *others)}) == 5
+    assert {end.run for end in base.ends} == {Network().ends[1].run}
+
+
+def test_a_list_of_the_silent_of_the_wrong_length_is_refused():
+    network = Network(codec=plain())
+    frame = Frame(
+        network.ends[0].run, 0, 0, b"\0", network.codec.encode(np.zeros((10, 8), np.int64), np.zeros((10, 8), int))
+    )
+    refused(network, FrameError, "the list of the silent has 1 bytes for 10 messages", {0: frame.pack()})
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_messages_must_be_finite(bad):
+    network = Network()
+    vectors = draw(0)
+    vectors[1, 2, 0] = bad
+    with pytest.raises(AgentError, match="host 0: a message in round 0 holds NaN or infinity"):
+        network.round(vectors)

@@ -1,0 +1,99 @@
+import pytest
+import torch
+
+from commlib.errors import ConfigError
+from commlib.message import Edge
+from commlib.testing import check_topology
+from commlib.topology import (
+    TOPOLOGIES,
+    CommFormerTopology,
+    FixedTopology,
+    adjacency_of,
+    edges_of,
+    full,
+    make_topology,
+    none,
+    ring,
+)
+
+
+def source(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("name", TOPOLOGIES)
+@pytest.mark.parametrize("n_agents", [1, 2, 3, 5, 12])
+def test_every_topology_keeps_the_laws(name, n_agents):
+    check_topology(make_topology(name, n_agents))
+
+
+def test_the_fixed_graphs():
+    assert none(3).edges() == ()
+    assert full(3).edges() == ((0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1))
+    assert ring(3).edges() == ((0, 1), (1, 2), (2, 0))
+    assert ring(2).edges() == ((0, 1), (1, 0))
+    assert ring(1).edges() == full(1).edges() == ()
+    assert FixedTopology((Edge(2, 0), Edge(0, 1), Edge(2, 0)), 3).edges() == ((0, 1), (2, 0))
+
+
+def test_an_adjacency_is_sender_first():
+    adjacency_SR = adjacency_of((Edge(0, 2),), 3)
+    assert adjacency_SR.tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 0]]
+    assert edges_of(adjacency_SR) == (Edge(0, 2),)
+
+
+@pytest.mark.parametrize("edge", [Edge(1, 1), Edge(0, 3), Edge(-1, 0)])
+def test_an_impossible_edge_is_refused(edge):
+    with pytest.raises(ConfigError, match=f"edge {edge.sender}->"):
+        FixedTopology((edge,), 3)
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(ConfigError, match="no topology is called 'star'; there are none, full, ring, commformer"):
+        make_topology("star", 3)
+
+
+@pytest.mark.parametrize(
+    ("n_agents", "density", "n_kept"), [(5, 0.4, 2), (10, 0.4, 4), (3, 0.1, 1), (4, 1.0, 3), (2, 0.5, 1)]
+)
+def test_every_receiver_keeps_as_many_senders_as_the_density_says(n_agents, density, n_kept):
+    topology = CommFormerTopology(n_agents, density)
+    for seed in range(5):
+        assert (topology.sample(source(seed)).detach().round().sum(0) == n_kept).all()
+    assert len(topology.edges()) == n_agents * n_kept
+
+
+@pytest.mark.parametrize("density", [0.0, -0.1, 1.1])
+def test_an_impossible_density_is_refused(density):
+    with pytest.raises(ConfigError, match="density must be in"):
+        CommFormerTopology(4, density)
+
+
+def test_the_edges_in_use_are_the_largest_logits_of_each_receiver():
+    topology = CommFormerTopology(4, 0.5)
+    with torch.no_grad():
+        topology.logits.copy_(torch.tensor([[9.0, 1, 2, 3], [1, 9, 3, 1], [2, 2, 9, 2], [3, 3, 1, 9]]))
+    assert topology.edges() == ((0, 2), (0, 3), (1, 2), (2, 0), (2, 1), (2, 3), (3, 0), (3, 1))
+
+
+def test_sampling_follows_the_logits():
+    topology = CommFormerTopology(4, 0.25)
+    with torch.no_grad():
+        topology.logits[0, 1] = 2.0
+    generator = source(0)
+    n_open = sum(topology.sample(generator).detach().round() for _ in range(400))
+    share = float(n_open[0, 1]) / 400  # e^2 / (e^2 + 2)
+    assert share == pytest.approx(0.787, abs=0.06)
+    assert float(n_open[2, 3]) / 400 == pytest.approx(1 / 3, abs=0.08)
+
+
+def test_a_gradient_opens_the_edge_that_pays():
+    topology = CommFormerTopology(4, 0.25)
+    generator = source(0)
+    optimiser = torch.optim.Adam(topology.parameters(), lr=0.1)
+    for _ in range(150):
+        optimiser.zero_grad()
+        (-topology.sample(generator)[2, 0]).backward()
+        optimiser.step()
+    assert Edge(2, 0) in topology.edges()
+    assert topology.logits[2, 0] > topology.logits[[1, 3], 0].max() + 1
