@@ -133,7 +133,9 @@ class Learner:
     # --- rollouts -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def say(self, phase: Phase, observation: Tensor, elapsed: Tensor, context: Tensor, held: Tensor, noise: Tensor) -> Said:
+    def say(
+        self, phase: Phase, observation: Tensor, elapsed: Tensor, context: Tensor, held: Tensor, noise: Tensor
+    ) -> Said:
         """Messages for observations [B, n, O]; contexts [B, n, P] and held vectors [B, n, D] are what listeners have."""
         self._inputs = self.policy.inputs(observation, self.agents, elapsed)
         z, codes, bits, talk, _ = self._messages(phase, self._inputs, context, held, noise)
@@ -294,5 +296,6 @@ class Learner:
         if phase.floor > 0:
             allowed = (~self.policy.forbidden[self.agents]).float()
             even = allowed / allowed.sum(-1, keepdim=True)
-            log_p = ((1 - phase.floor) * log_p.exp() + phase.floor * even).log()
+            mixed = (1 - phase.floor) * log_p.exp() + phase.floor * even
+            log_p = mixed.clamp_min(1e-38).log()  # an action that an agent lacks would have the gradient 0 / 0
         return log_p

@@ -37,6 +37,8 @@ class _HostProcess(AgentHost):
 RemoteHost = ray.remote(_HostProcess)
 CALL_SECONDS = 120.0
 START_SECONDS = 180.0
+INLINE_BYTES = 1 << 20
+"""Answers up to this size travel with the reply; through the object store the smallest costs milliseconds more."""
 
 
 class RayRuntime:
@@ -107,6 +109,7 @@ def _join_or_start() -> bool:
             logging_level=logging.ERROR,
             log_to_driver=False,
             configure_logging=False,
+            _system_config=None if address else {"max_direct_call_object_size": INLINE_BYTES},
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = f"join the Ray cluster at {address}" if address else "start Ray here"

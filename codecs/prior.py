@@ -8,6 +8,8 @@ agents' own messages.
 Shapes: P positions, C context rows (1 = no context, K + 1 = previous code), K alphabet, n messages.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -35,6 +37,10 @@ class Prior:
         if (table == 0).any() or (table.astype(np.int64).sum(-1) != TABLE_TOTAL).any():
             raise CodecError(f"each row of a prior must sum to {TABLE_TOTAL} without a zero")
         table.setflags(write=False)
+
+    def __reduce__(self) -> tuple[type[Prior], tuple[NDArray[np.uint32]]]:
+        """Only the table travels to other processes; what is derived from it is not picklable."""
+        return Prior, (self.table,)
 
     @property
     def alphabet(self) -> int:

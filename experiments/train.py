@@ -233,7 +233,7 @@ class Training:
             "price": f"{phase.objective.bit_price:.2g}",
             "steps/s": f"{self.steps / max(self.seconds, 1e-9):,.0f}",
         }
-        self.display.advance(stage.name, self.steps / self.config.steps, figures)
+        self.display.advance(stage.name, min(1.0, self.steps / self.config.steps), figures)
 
     def save(self) -> None:
         """A checkpoint from which the run continues exactly."""

@@ -4,6 +4,8 @@ import pytest
 from commlib.agent import Agent, Soloists, checked_reply
 from commlib.errors import AgentError
 
+DICE = np.zeros((2, 2), np.float32)
+
 
 class Parrot:
     """Acts by what it heard, says its id and how often it was asked."""
@@ -49,12 +51,12 @@ def test_what_is_said_is_heard_in_the_next_step_and_only_on_open_edges():
     observation = np.zeros((2, 2, 3), np.float32)
     inbox = np.arange(2 * 2 * 3 * 2, dtype=np.float32).reshape(2, 2, 3, 2)
     soloists.speak(observation, 0.0)
-    assert soloists.act(inbox).tolist() == [[0, 0], [0, 0]]
+    assert soloists.act(inbox, DICE).tolist() == [[0, 0], [0, 0]]
     soloists.speak(observation, 0.1)
     assert agents[0][0].inboxes == [{}, {0: [0.0, 1.0], 2: [4.0, 5.0]}]
     assert agents[1][0].inboxes == [{}, {0: [12.0, 13.0], 2: [16.0, 17.0]}]
     assert agents[0][1].inboxes == [{}, {}]
-    assert soloists.act(inbox).tolist() == [[4, 0], [28 % 5, 0]]
+    assert soloists.act(inbox, DICE).tolist() == [[4, 0], [28 % 5, 0]]
 
 
 def test_none_is_silence():
@@ -68,7 +70,7 @@ def test_none_is_silence():
 def test_a_reset_forgets_the_inbox_and_reaches_the_agents():
     agents, soloists = team()
     soloists.speak(np.zeros((2, 2, 3), np.float32), 0.0)
-    soloists.act(np.ones((2, 2, 3, 2), np.float32))
+    soloists.act(np.ones((2, 2, 3, 2), np.float32), DICE)
     soloists.reset(1)
     vectors, _ = soloists.speak(np.zeros((1, 2, 3), np.float32), 0.0)
     assert vectors.tolist() == [[[1, 1]], [[2, 1]]]

@@ -1,0 +1,317 @@
+"""A learner cut at the messages, over any number of hosts, is the ordinary joint update."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from commlib.agents.learner import Gradients, Learner, Phase, Samples
+from commlib.agents.policy import Policy, PolicySpec
+from commlib.agents.runtime import LocalRuntime
+from commlib.agents.training import Learning, Team, advantages, collect, update
+from commlib.codec import START
+from commlib.codecs.int8 import Int8Codec
+from commlib.codecs.vq import VQCodec
+from commlib.errors import AgentError
+from commlib.exchange import Plan, partition
+from commlib.experiments.world_guide import Guide
+from commlib.objective import Objective
+from commlib.topology import make_topology
+
+SPEC = PolicySpec(
+    n_agents=4, observation_width=6, action_counts=(3, 5, 2, 5), message_width=4, hidden=16, has_gate=False
+)
+GATED = dataclasses.replace(SPEC, has_gate=True)
+PHASE = Phase(1e-3, 1e-2, 0.01, 0.0, 0.0, False, False, Objective(bit_price=0.05))
+PHASES = {
+    "dense": PHASE,
+    "noisy": PHASE._replace(noise=0.3, floor=0.1),
+    "through the codec": PHASE._replace(use_codec=True),
+    "warming up": PHASE._replace(all_edges=True),
+}
+SPLITS = [[[0, 1, 2, 3]], [[0, 1], [2, 3]], [[0, 1], [2], [3]], [[0], [1], [2], [3]]]
+N_SAMPLES = 24
+
+
+def source(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def fitted_codec():
+    codec = VQCodec(4, 8)
+    codec.fit(torch.rand(400, 4, generator=source(0)) * 2 - 1, source(1))
+    return codec
+
+
+CODEC = fitted_codec()
+
+
+def learners(blocks, spec=SPEC, topology="commformer", codec=CODEC):
+    return [Learner(spec, block, codec, make_topology(topology, 4), seed=3) for block in blocks]
+
+
+def samples(block, n_positions=1):
+    draw = source(5)
+    N, L = SPEC.n_agents, N_SAMPLES
+    state = torch.randn(L, N, SPEC.observation_width, generator=draw)
+    uniform = torch.rand(L, N, generator=draw)
+    whole = {
+        "observation": state,
+        "action": (uniform * torch.tensor(SPEC.action_counts)).long(),
+        "log_prob": -1 - torch.rand(L, N, generator=draw),
+        "advantage": torch.randn(L, N, generator=draw),
+        "target": torch.randn(L, N, generator=draw),
+        "active": torch.rand(L, N, generator=draw) < 0.8,
+        "context": torch.randint(START, 8, (L, N, n_positions), generator=draw),
+        "held": torch.randn(L, N, SPEC.message_width, generator=draw),
+        "noise": torch.randn(L, N, SPEC.message_width, generator=draw),
+    }
+    elapsed = torch.rand(L, generator=draw)
+    return Samples(state=state, elapsed=elapsed, **{name: part[:, block] for name, part in whole.items()})
+
+
+def one_update(team, phase, graph_seed=7):
+    """The summed gradients of weights and edges, and the summed loss terms."""
+    index = torch.arange(N_SAMPLES)[::2]
+    for learner in team:
+        learner.load(samples(learner.agents))
+    z_all = torch.cat([learner.forward_messages(phase, index, None) for learner in team], 1)
+    legs = [learner.backward_actions(phase, z_all, graph_seed) for learner in team]
+    gradient = sum(leg[0] for leg in legs)
+    shares = [learner.backward_messages(gradient[:, learner.agents]) for learner in team]
+    terms = [sum(parts) for parts in zip(*(leg[1] for leg in legs), strict=True)]
+    return sum(share[0] for share in shares), sum(share[1] for share in shares), torch.stack(terms)
+
+
+@pytest.mark.parametrize("spec", [SPEC, GATED], ids=["always", "gated"])
+@pytest.mark.parametrize("phase", PHASES.values(), ids=PHASES.keys())
+def test_hosts_together_compute_the_gradient_of_one(phase, spec):
+    alone = one_update(learners(SPLITS[0], spec), phase)
+    assert alone[0].abs().max() > 1e-4
+    assert all(torch.isfinite(part).all() for part in alone)
+    for blocks in SPLITS[1:]:
+        for one, many in zip(alone, one_update(learners(blocks, spec), phase), strict=True):
+            assert torch.allclose(one, many, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("spec", [SPEC, GATED], ids=["always", "gated"])
+@pytest.mark.parametrize("phase", PHASES.values(), ids=PHASES.keys())
+def test_the_cut_gradient_is_that_of_the_joint_loss(phase, spec):
+    (learner,) = learners(SPLITS[0], spec)
+    weights, edges, _ = one_update([learner], phase)
+    weights, edges = weights.clone(), edges.clone()
+    s, index = samples([0, 1, 2, 3]), torch.arange(N_SAMPLES)[::2]
+    inputs = learner.policy.inputs(s.observation, learner.agents, s.elapsed)[index]
+    z, _, bits, talk, losses = learner._messages(phase, inputs, s.context[index], s.held[index], s.noise[index])
+    log_p = learner._log_probs(phase, inputs, learner._inbox(z, learner._drawn(phase, 7)))
+    even = torch.full_like(bits, 1 / bits.numel())
+    active = even * s.active[index]
+    log_ratio = log_p.gather(-1, s.action[index][..., None])[..., 0] - s.log_prob[index]
+    entropy = -(log_p.exp() * log_p.clamp_min(-30)).sum(-1)
+    loss = (
+        phase.objective.policy(log_ratio, s.advantage[index], active)
+        + phase.objective.value(learner.policy.value(s.state[index], s.elapsed[index]), s.target[index], even)
+        - phase.entropy_weight * (entropy * active).sum()
+        + phase.objective.rate(bits * talk, even)
+        + sum(losses.values())
+    )
+    parameters = [*learner.policy.parameters(), learner.topology.logits]
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    flat = [torch.zeros(p.numel()) if g is None else g.flatten() for p, g in zip(parameters, gradients, strict=True)]
+    joint = torch.cat(flat)
+    assert torch.isfinite(joint).all()
+    assert torch.allclose(joint, torch.cat([weights, edges]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_message_carries_gradient_to_its_sender():
+    """Only what is said depends on the encoder: its gradient came across the wire, or would be zero."""
+    team = learners([[0, 1], [2, 3]], topology="full")
+    one_update(team, PHASE)
+    assert all(learner.policy.encoder[0].weight.grad.abs().max() > 0 for learner in team)
+    team = learners([[0, 1], [2, 3]], topology="none")
+    one_update(team, PHASE)
+    assert not any(learner.policy.encoder[0].weight.grad.any() for learner in team)
+
+
+# --- the learned graph
+
+
+@pytest.mark.parametrize("phase", [PHASES["dense"], PHASES["warming up"]], ids=["drawn", "warming up"])
+def test_a_gradient_reaches_every_edge_of_a_learned_graph(phase):
+    _, edges, _ = one_update(learners(SPLITS[2]), phase)
+    edges = edges.view(4, 4)
+    assert (edges[~torch.eye(4, dtype=torch.bool)] != 0).all()
+    assert not edges.diagonal().any()
+
+
+def test_edges_and_weights_move_in_epochs_of_their_own():
+    team = learners(SPLITS[1])
+    weights, edges, _ = one_update(team, PHASE)
+    before = [learner.state() for learner in team]
+    for learner in team:
+        learner.apply(PHASE, Gradients(weights, edges, True))
+    after = team[0].state()
+    assert torch.equal(after["weights.vector"], before[0]["weights.vector"])
+    moved = (after["edges.vector"] - before[0]["edges.vector"]).view(4, 4)
+    off_diagonal = ~torch.eye(4, dtype=torch.bool)
+    assert torch.equal(moved[off_diagonal].sign(), -edges.view(4, 4)[off_diagonal].sign())
+    assert moved.abs().max() <= PHASE.edge_learning_rate
+    assert not moved.diagonal().any()
+    assert torch.equal(team[0].topology.logits.view(-1), after["edges.vector"])
+    for learner in team:
+        learner.apply(PHASE, Gradients(weights, edges, False))
+    assert torch.equal(team[0].state()["edges.vector"], after["edges.vector"])
+    assert not torch.equal(team[0].state()["weights.vector"], after["weights.vector"])
+    assert torch.equal(team[0].state()["weights.vector"], team[1].state()["weights.vector"])
+
+
+def test_every_edge_is_open_while_a_learned_graph_warms_up():
+    (learner,) = learners(SPLITS[0])
+    assert learner.adjacency(PHASES["warming up"]).sum() == 12
+    assert learner.adjacency(PHASE).sum() == 4
+
+
+# --- the gate
+
+
+def test_a_shut_gate_leaves_the_listeners_what_they_had_and_costs_nothing():
+    (learner,) = learners(SPLITS[0], GATED)
+    phase, s = PHASES["through the codec"], samples([0, 1, 2, 3])
+    said = learner.say(phase, s.observation, s.elapsed, s.context, s.held, s.noise)
+    assert said.talk.all(), "a new gate is open"
+    with torch.no_grad():
+        learner.policy.encoder[-1].bias[-1] = -50
+    said = learner.say(phase, s.observation, s.elapsed, s.context, s.held, s.noise)
+    assert not said.talk.any()
+    assert torch.equal(said.z, s.held)
+    assert torch.equal(said.codes, s.context)
+
+
+def test_a_gate_gets_a_gradient_from_reward_and_from_the_bit_price():
+    gradients = {}
+    for bit_price in (0.0, 5.0):
+        (learner,) = learners(SPLITS[0], GATED)
+        one_update([learner], PHASES["through the codec"]._replace(objective=Objective(bit_price=bit_price)))
+        gradients[bit_price] = float(learner.policy.encoder[-1].bias.grad[-1])
+    assert gradients[0.0] != 0
+    assert gradients[5.0] > gradients[0.0], "talking costs: a higher price pushes the gate down"
+
+
+# --- actions
+
+
+def test_agents_take_only_actions_that_they_have():
+    (learner,) = learners(SPLITS[0])
+    s = samples([0, 1, 2, 3])
+    for uniform in (torch.rand(N_SAMPLES, 4, generator=source(0)), torch.ones(N_SAMPLES, 4), torch.zeros(N_SAMPLES, 4)):
+        for phase in (PHASE, PHASES["noisy"]):
+            said = learner.say(phase, s.observation, s.elapsed, s.context, s.held, s.noise)
+            action, log_prob = learner.choose(phase, said.z, uniform)
+            assert (action < torch.tensor(SPEC.action_counts)).all()
+            assert torch.isfinite(log_prob).all()
+
+
+def test_a_floor_keeps_every_action_possible():
+    (learner,) = learners(SPLITS[0])
+    with torch.no_grad():
+        learner.policy.actor[-1].bias[0] = 40
+    s = samples([0, 1, 2, 3])
+    learner.say(PHASE, s.observation, s.elapsed, s.context, s.held, s.noise)
+    log_p = learner._log_probs(PHASE._replace(floor=0.2), learner._inputs, torch.zeros(N_SAMPLES, 4, 4, 4))
+    expected = torch.tensor([0.2 / 3, 0.2 / 5, 0.2 / 2, 0.2 / 5])
+    assert torch.allclose(log_p[:, :, 1].exp(), expected.expand(N_SAMPLES, 4), rtol=1e-4)
+
+
+def test_a_loss_that_is_not_finite_stops_the_update():
+    (learner,) = learners(SPLITS[0])
+    bad = samples([0, 1, 2, 3])
+    bad.target[:] = torch.inf
+    learner.load(bad)
+    z = learner.forward_messages(PHASE, torch.arange(4), None)
+    with pytest.raises(AgentError, match="the loss is not finite"):
+        learner.backward_actions(PHASE, z, 0)
+
+
+# --- state
+
+
+def test_a_state_brings_another_learner_to_the_same_point():
+    one, other = learners([[0, 1, 2, 3], [0, 1, 2, 3]])
+    weights, edges, _ = one_update([one], PHASE)
+    for step_edges in (False, True):
+        one.apply(PHASE, Gradients(weights, edges, step_edges))
+    other.load_state(one.state())
+    assert all(torch.equal(value, other.state()[name]) for name, value in one.state().items())
+    for learner in (one, other):
+        weights, edges, _ = one_update([learner], PHASE)
+        learner.apply(PHASE, Gradients(weights, edges, False))
+    assert torch.equal(one.state()["weights.vector"], other.state()["weights.vector"])
+
+
+def test_equal_seeds_make_equal_policies_and_leave_the_global_dice_alone():
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    one, other = learners([[0, 1], [2, 3]])
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert torch.equal(one.state()["weights.vector"], other.state()["weights.vector"])
+
+
+def test_a_policy_treats_each_agent_alone():
+    """What an agent says depends on nothing but its own observation, id and time."""
+    torch.manual_seed(0)
+    policy = Policy(SPEC)
+    s = samples([0, 1, 2, 3])
+    together = policy.speak(policy.inputs(s.observation, [0, 1, 2, 3], s.elapsed))[0]
+    for agent in range(4):
+        alone = policy.speak(policy.inputs(s.observation[:, agent : agent + 1], [agent], s.elapsed))[0]
+        assert torch.allclose(alone[:, 0], together[:, agent], atol=1e-6)
+
+
+# --- whole iterations
+
+
+def guide_team(n_hosts, codec_maker=lambda: Int8Codec(4)):
+    world = Guide()
+    spec = PolicySpec.of(world.spec, message_width=4, hidden=16, has_gate=False)
+    plan = Plan(partition(3, n_hosts), ())
+    runtime = LocalRuntime(n_hosts)
+    runtime.each(
+        "set_learner",
+        [(Learner, spec, plan.agents_of(h), codec_maker(), make_topology("commformer", 3), 0) for h in range(n_hosts)],
+    )
+    return Team(runtime, plan, 4, 4), world
+
+
+LEARNING = Learning(n_worlds=16, n_epochs=2, n_minibatches=2, gamma=0.95, gae_lambda=0.95, edges_every=2)
+
+
+@pytest.mark.parametrize("phase", PHASES.values(), ids=PHASES.keys())
+def test_a_rollout_and_its_update_are_the_same_over_one_and_three_hosts(phase):
+    results = []
+    for n_hosts in (1, 3):
+        team, world = guide_team(n_hosts)
+        rollout = collect(team, world, phase, LEARNING, source(0))
+        terms = update(team, rollout, phase, LEARNING, source(1), iteration=0)
+        results.append((rollout, terms, team.each("learner.state")))
+    (one, one_terms, (state,)), (three, three_terms, states) = results
+    assert torch.equal(one.action, three.action)
+    assert torch.allclose(one.z, three.z, atol=1e-5)
+    assert torch.allclose(torch.stack(one_terms), torch.stack(three_terms), rtol=1e-3, atol=1e-5)
+    for other in states:
+        assert torch.equal(other["weights.vector"], states[0]["weights.vector"])
+        assert torch.allclose(other["weights.vector"], state["weights.vector"], atol=2e-4)
+    assert one.n_steps == 160
+
+
+def test_advantages_are_exact_on_a_short_episode():
+    """Schulman et al. 2016, eq. 16, by hand: two steps, one of them after the end."""
+    team, world = guide_team(1)
+    rollout = collect(team, world, PHASE, LEARNING, source(0))
+    two = rollout._replace(
+        alive=torch.tensor([[True], [True], [False]]),
+        value=torch.tensor([1.0, 2.0, 9.0]).view(3, 1, 1),
+    )
+    found = advantages(two, torch.tensor([3.0, 5.0, 7.0]).view(3, 1, 1), LEARNING).flatten()
+    second = 5.0 - 2.0
+    first = 3.0 + 0.95 * 2.0 - 1.0 + 0.95 * 0.95 * second
+    assert found[:2].tolist() == pytest.approx([first, second])
