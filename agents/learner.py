@@ -36,6 +36,7 @@ class Phase(NamedTuple):
         floor: share of actions drawn uniformly.
         noise: standard deviation of the noise on messages while they are continuous.
         use_codec: whether messages pass the bottleneck.
+        use_gate: whether agents may be silent; before the priced stage everybody talks.
         all_edges: whether every edge is open (warm-up of a learned graph).
         objective: the loss weights, and the bit price.
     """
@@ -46,6 +47,7 @@ class Phase(NamedTuple):
     floor: float
     noise: float
     use_codec: bool
+    use_gate: bool
     all_edges: bool
     objective: Objective
 
@@ -79,8 +81,7 @@ class Samples(NamedTuple):
     target: Tensor
     active: Tensor
     context: Tensor
-    held: Tensor
-    noise: Tensor
+    noise: Tensor | None
 
 
 class Gradients(NamedTuple):
@@ -127,18 +128,17 @@ class Learner:
             torch.manual_seed(seed)  # the same weights on every host
             self.policy = Policy(spec)
         self.agents, self.codec, self.topology = agents, codec, topology
+        self._frozen = codec.freeze()
         self._weights, self._edges = _Flat(self.policy), _Flat(topology)
         self._everyone = full(spec.n_agents).sample(torch.Generator())
 
     # --- rollouts -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def say(
-        self, phase: Phase, observation: Tensor, elapsed: Tensor, context: Tensor, held: Tensor, noise: Tensor
-    ) -> Said:
-        """Messages for observations [B, n, O]; contexts [B, n, P] and held vectors [B, n, D] are what listeners have."""
+    def say(self, phase: Phase, observation: Tensor, elapsed: Tensor, context: Tensor, noise: Tensor | None) -> Said:
+        """Messages for observations [B, n, O]; contexts [B, n, P] are what listeners have."""
         self._inputs = self.policy.inputs(observation, self.agents, elapsed)
-        z, codes, bits, talk, _ = self._messages(phase, self._inputs, context, held, noise)
+        z, codes, bits, talk, _ = self._messages(phase, self._inputs, context, noise)
         return Said(z, codes, bits, talk)
 
     @torch.no_grad()
@@ -173,7 +173,8 @@ class Learner:
         self._edges.gradient.zero_()
         s = self._samples
         self._index, self._inputs = index, self._all_inputs[index]
-        z, _, bits, talk, losses = self._messages(phase, self._inputs, s.context[index], s.held[index], s.noise[index])
+        noise = None if s.noise is None else s.noise[index]
+        z, _, bits, talk, losses = self._messages(phase, self._inputs, s.context[index], noise)
         weight = torch.full_like(bits, 1.0 / (len(index) * self.policy.spec.n_agents))
         self._rate = phase.objective.rate(bits * talk, weight)
         share = len(self.agents) / self.policy.spec.n_agents
@@ -247,6 +248,7 @@ class Learner:
     def load_codec(self, state: dict[str, Tensor]) -> None:
         """Take over a codec that was fitted elsewhere."""
         self.codec.load_state_dict(state)
+        self._frozen = self.codec.freeze()
 
     def deployed(self) -> tuple[dict[str, Tensor], dict[str, Tensor], tuple[Edge, ...]]:
         """What a deployed team needs: the policy's tensors, the codec's, and the edges in use."""
@@ -268,7 +270,7 @@ class Learner:
         return drawn
 
     def _messages(
-        self, phase: Phase, inputs: Tensor, context: Tensor, held: Tensor, noise: Tensor
+        self, phase: Phase, inputs: Tensor, context: Tensor, noise: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """Vectors as listeners get them [M, n, D], codes [M, n, P], bits [M, n], talk in 0/1 [M, n], auxiliary losses."""
         x, gate = self.policy.speak(inputs)
@@ -278,14 +280,18 @@ class Learner:
             flat = self.codec(x.reshape(-1, x.shape[-1]), context.reshape(-1, context.shape[-1]))
             x, codes, bits = flat.z.view_as(x), flat.codes.view_as(context), flat.rate_bits.view(x.shape[:2])
             losses = flat.losses
-        elif phase.noise > 0:
+        elif noise is not None:
             x = x + phase.noise * noise
-        if gate is None:
+        if gate is None or not phase.use_gate:
             return x, codes, bits, torch.ones(x.shape[:2]), losses
-        open_ = gate.sigmoid()
-        talk = (gate > 0).float() + open_ - open_.detach()  # straight through: the same hard rule in training and use
-        x = talk[..., None] * x + (1 - talk[..., None]) * held
-        return x, torch.where((gate > 0)[..., None], codes, context), bits, talk, losses
+        past = context.reshape(-1, context.shape[-1]).numpy()  # silence is the expected code, here as on the wire
+        expected = self._frozen.expected(past)
+        unsaid = torch.from_numpy(self._frozen.embed(expected)).view_as(x)
+        p = gate.sigmoid()
+        talk = (gate > 0).float() + p - p.detach()  # straight through: the same hard rule in training and use
+        x = talk[..., None] * x + (1 - talk[..., None]) * unsaid
+        codes = torch.where((gate > 0)[..., None], codes, torch.from_numpy(expected).view_as(codes))
+        return x, codes, bits, talk, losses
 
     def _inbox(self, z_all: Tensor, adjacency_SR: Tensor) -> Tensor:
         """What each of this host's agents hears, [M, n, N, D]: a slot per sender, zeros where the edge is closed."""

@@ -216,7 +216,15 @@ class _Purse:
         """Write down what was heard."""
         self.ledger.receive(
             [
-                Receipt(f"host-{h}", self.ledger.epoch(f"host-{h}"), number, number, *heard.edge, heard.n_messages, heard.bits)
+                Receipt(
+                    f"host-{h}",
+                    self.ledger.epoch(f"host-{h}"),
+                    number,
+                    number,
+                    *heard.edge,
+                    heard.n_messages,
+                    heard.bits,
+                )
                 for h, heard_list in enumerate(heard_by_host)
                 for heard in heard_list
             ]

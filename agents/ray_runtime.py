@@ -21,7 +21,6 @@ from commlib.agents.host import AgentHost
 from commlib.errors import CommlibError, HostError
 
 
-
 class _HostProcess(AgentHost):
     """An agent host at the far end of a Ray call."""
 

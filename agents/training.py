@@ -51,8 +51,7 @@ class Rollout(NamedTuple):
     elapsed: Tensor
     z: Tensor
     context: Tensor
-    held: Tensor
-    noise: Tensor
+    noise: Tensor | None
     action: Tensor
     log_prob: Tensor
     reward: Tensor
@@ -92,14 +91,14 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
     n_steps = world.spec.n_steps
     step = world.reset(B, generator)
     context = torch.full((B, N, team.n_positions), START)
-    held = torch.zeros(B, N, team.width)
     rows: list[tuple[Tensor, ...]] = []
+    noises: list[Tensor] = []
     for t in range(n_steps):
         alive = ~step.done
         if not alive.any():
             break
         elapsed = torch.full((B,), t / n_steps)
-        noise = torch.randn(B, N, team.width, generator=generator) if phase.noise > 0 else torch.zeros(B, N, team.width)
+        noise = torch.randn(B, N, team.width, generator=generator) if phase.noise > 0 else None
         uniform = torch.rand(B, N, generator=generator)
         said = team.each(
             "learner.say",
@@ -107,8 +106,7 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
             team.split(step.observation, 1),
             elapsed,
             team.split(context, 1),
-            team.split(held, 1),
-            team.split(noise, 1),
+            None if noise is None else team.split(noise, 1),
         )
         z = torch.cat([s.z for s in said], 1)
         bits = torch.cat([s.bits * s.talk for s in said], 1)
@@ -116,18 +114,28 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
         action, log_prob = (torch.cat(parts, 1) for parts in zip(*chosen, strict=True))
         observation, active = step.observation, step.active & alive[:, None]
         step = world.step(action)
-        rows.append(
-            (observation, elapsed, z, context, held, noise, action, log_prob, step.reward, active, alive, bits)
-        )
-        context, held = torch.cat([s.codes for s in said], 1), z
-    observation, elapsed, z, context, held, noise, action, log_prob, reward, active, alive, bits = (
+        rows.append((observation, elapsed, z, context, action, log_prob, step.reward, active, alive, bits))
+        context = torch.cat([s.codes for s in said], 1)
+        noises += [] if noise is None else [noise]
+    observation, elapsed, z, context, action, log_prob, reward, active, alive, bits = (
         torch.stack(column) for column in zip(*rows, strict=True)
     )
     value = team.runtime.each(
         "learner.values", [(observation.flatten(0, 1), elapsed.flatten(0, 1))] * team.runtime.n_hosts
     )[0].view(reward.shape)
     return Rollout(
-        observation, elapsed, z, context, held, noise, action, log_prob, reward, value, active, alive, bits,
+        observation,
+        elapsed,
+        z,
+        context,
+        torch.stack(noises) if noises else None,
+        action,
+        log_prob,
+        reward,
+        value,
+        active,
+        alive,
+        bits,
         world.success(),
     )
 
@@ -164,15 +172,16 @@ def update(
             mine(x)
             for x in (
                 rollout.observation[alive], rollout.action[alive], rollout.log_prob[alive], normalised, target[alive],
-                active, rollout.context[alive], rollout.held[alive], rollout.noise[alive],
+                active, rollout.context[alive],
             )
         ),
         strict=True,
     )  # fmt: skip
+    noises = [None] * len(team.blocks) if rollout.noise is None else mine(rollout.noise[alive])
     state, elapsed = rollout.observation[alive], rollout.elapsed.expand(alive.shape)[alive]
     samples = [
-        Samples(observation, state, elapsed, action, log_prob, adv, tgt, act, context, held, noise)
-        for observation, action, log_prob, adv, tgt, act, context, held, noise in columns
+        Samples(observation, state, elapsed, action, log_prob, adv, tgt, act, context, noise)
+        for (observation, action, log_prob, adv, tgt, act, context), noise in zip(columns, noises, strict=True)
     ]
     team.each("learner.load", samples)
     n_samples = len(state)

@@ -13,7 +13,11 @@ from commlib.errors import ConfigError
 from commlib.plugins import load_object
 
 CODECS = {
-    "vq": ("commlib.codecs.vq", "VQCodec", "nearest of K learned vectors, prior on the link's last code (arXiv:1711.00937)"),
+    "vq": (
+        "commlib.codecs.vq",
+        "VQCodec",
+        "nearest of K learned vectors, prior on the link's last code (arXiv:1711.00937)",
+    ),
     "int8": ("commlib.codecs.int8", "Int8Codec", "8 bits per float, same prior, silence and rate-aware encoder as vq"),
     "float32": ("commlib.codecs.float32", "Float32Codec", "every float as it is, bytes entropy-coded"),
 }
@@ -34,7 +38,8 @@ def make_codec(name: str, width: int, codebook_size: int) -> Any:  # noqa: ANN40
         known = [*CODECS, *plugins]
         near = difflib.get_close_matches(name, known, n=1)
         raise ConfigError(
-            f"no codec is called {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}")
+            f"no codec is called {name!r}; "
+            + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}")
         )
     maker = plugins[name].load() if name in plugins else load_object(name)
     codec = maker(width=width)

@@ -195,7 +195,9 @@ class CodebookQuantiser:
 
     def distortions(self, vectors: Vectors) -> NDArray[np.float32]:
         """Squared distances [n, 1, K]."""
-        distances: NDArray[np.float32] = (vectors**2).sum(-1, keepdims=True) + self._norms - 2 * vectors @ self.codebook.T
+        distances: NDArray[np.float32] = (
+            (vectors**2).sum(-1, keepdims=True) + self._norms - 2 * vectors @ self.codebook.T
+        )
         return distances[:, None, :]
 
     def embed(self, codes: Codes) -> Vectors:

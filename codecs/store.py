@@ -1,7 +1,7 @@
 """Codecs on disk and by name: one folder of safetensors and JSON, checked against its own digest when it is read.
 
-    codec.json          format, name, kind of quantiser, digest, and the calibration if there is one
-    codec.safetensors   the quantiser's arrays and the prior's table
+codec.json          format, name, kind of quantiser, digest, and the calibration if there is one
+codec.safetensors   the quantiser's arrays and the prior's table
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ def save_codec(codec: TableCodec, folder: Path, calibration: dict[str, Any] | No
     """Write a frozen codec, and how its price knob was calibrated."""
     kind = next((k for k, c in _KINDS.items() if isinstance(codec.quantiser, c)), None)
     if kind is None:
-        raise CodecError(f"codec {codec.name}: a {type(codec.quantiser).__name__} cannot be stored; keep it in your code")
+        raise CodecError(
+            f"codec {codec.name}: a {type(codec.quantiser).__name__} cannot be stored; keep it in your code"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {k: np.ascontiguousarray(v) for k, v in {**codec.quantiser.arrays(), "prior": codec.prior.table}.items()}
     partial = folder / "codec.safetensors.partial"

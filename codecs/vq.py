@@ -1,8 +1,8 @@
 """`vq`: the message is the nearest of K learned vectors; straight-through in training, a table lookup on the wire.
 
 The quantiser is `VectorQuantize` of vector-quantize-pytorch (van den Oord et al. 2017, arXiv:1711.00937; dead-code
-revival after Dhariwal et al. 2020, arXiv:2005.00341; rotation trick, Fifty et al. 2024, arXiv:2410.06424), composed, with
-the settings that did not collapse in our trials; its codebook is fitted to recorded messages by k-means++.
+revival after Dhariwal et al. 2020, arXiv:2005.00341; rotation trick, Fifty et al. 2024, arXiv:2410.06424), composed,
+with the settings that did not collapse in our trials; its codebook is fitted to recorded messages by k-means++.
 
 Shapes: B messages, D message width, K codebook size.
 """
@@ -64,6 +64,7 @@ class VQCodec(nn.Module):
             threshold_ema_dead_code=2,
             commitment_weight=0.25,
         )
+        self.quantizer._codebook.initted.data.fill_(True)  # else the first forward would fit a codebook of its own
         self.rate = RateTable(1, codebook_size, is_conditional=True)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Quantized:
@@ -90,7 +91,6 @@ class VQCodec(nn.Module):
         inner.embed.data.copy_(codebook[None])
         inner.embed_avg.data.copy_(codebook[None])
         inner.cluster_size.data.fill_(1.0)
-        inner.initted.data.fill_(True)
 
     def set_prior(self, prior: Prior) -> None:
         """Charge by this prior from now on."""

@@ -119,9 +119,7 @@ class Soloists:
         return self._actions
 
 
-def checked_reply(
-    reply: object, agent_id: int, n_actions: int, width: int
-) -> tuple[int, NDArray[np.float32] | None]:
+def checked_reply(reply: object, agent_id: int, n_actions: int, width: int) -> tuple[int, NDArray[np.float32] | None]:
     """An agent's reply as an action and a message, or a sentence that says what is wrong with it.
 
     Raises:
@@ -143,7 +141,9 @@ def checked_reply(
     except (TypeError, ValueError) as error:
         raise AgentError(f"agent {agent_id}: the message must be numbers, not a {type(message).__name__}") from error
     if vector.shape != (width,):
-        raise AgentError(f"agent {agent_id}: the message has the shape {list(vector.shape)}, the codec expects [{width}]")
+        raise AgentError(
+            f"agent {agent_id}: the message has the shape {list(vector.shape)}, the codec expects [{width}]"
+        )
     if not np.isfinite(vector).all():
         raise AgentError(f"agent {agent_id}: the message holds NaN or infinity; check its computation")
     return int(action), vector

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from commlib.errors import ConfigError
 from commlib.ledger import Budget
@@ -38,7 +38,9 @@ class LearningConfig(_Frozen):
     clip: float = Field(0.2, gt=0, description="PPO's clip range")
     value_weight: float = Field(0.5, ge=0, description="weight of the critic's error")
     entropy_weight: float = Field(0.01, ge=0, description="reward per nat; falls linearly to 0")
-    floor: float = Field(0.0, ge=0, lt=1, description="share of uniform actions; falls to 0 at 70 %% of the dense stage")
+    floor: float = Field(
+        0.0, ge=0, lt=1, description="share of uniform actions; falls to 0 at 70 %% of the dense stage"
+    )
     noise: float = Field(0.0, ge=0, description="standard deviation of noise on continuous messages")
     hidden: int = Field(64, ge=4, description="units per hidden layer")
 
@@ -85,6 +87,16 @@ class RunConfig(_Frozen):
             Budget.parse(text)
         return text
 
+    @model_validator(mode="after")
+    def _gates_need_a_price(self) -> RunConfig:
+        if self.gate == "talk" and self.stages.priced == 0:
+            raise ValueError("the talk gate is learned in the priced stage; give it steps, such as --stages.priced 0.2")
+        if self.stages.fine_tune + self.stages.priced >= 1:
+            raise ValueError(
+                "stages.fine_tune and stages.priced must leave steps for the dense stage: less than 1 together"
+            )
+        return self
+
     @property
     def shared_budget(self) -> Budget:
         """The budget as the ledger wants it."""
@@ -110,7 +122,8 @@ def make_config(*layers: tuple[str, Mapping[str, Any]]) -> RunConfig:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
             reason = first["msg"].removeprefix("Value error, ")
-            raise ConfigError(f"{origin}: {name} = {first['input']!r:.60}: {reason}") from error
+            value = f"{name} = {first['input']!r:.60}: " if name else ""
+            raise ConfigError(f"{origin}: {value}{reason}") from error
     return RunConfig.model_validate(merged)
 
 

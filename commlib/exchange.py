@@ -215,9 +215,8 @@ class Endpoint:
 
     def _spoken(self, codes: Codes, expected: Codes, silent: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Messages that say something: not the expected code, or, without a codeword for silence, not silent."""
-        if self.codec.silence_is_coded:
-            return (codes != expected).any(-1)
-        return ~silent
+        spoken: NDArray[np.bool_] = (codes != expected).any(-1) if self.codec.silence_is_coded else ~silent
+        return spoken
 
     def _fit(
         self,

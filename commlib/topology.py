@@ -92,7 +92,9 @@ class CommFormerTopology(nn.Module):
     def __init__(self, n_agents: int, density: float = 0.4) -> None:
         super().__init__()
         if not 0.0 < density <= 1.0:
-            raise ConfigError(f"density must be in (0, 1], not {density}; it is the share of senders that a receiver keeps")
+            raise ConfigError(
+                f"density must be in (0, 1], not {density}; it is the share of senders that a receiver keeps"
+            )
         self.n_agents = n_agents
         self.n_kept = min(max(int(n_agents * density), 1), n_agents - 1)
         self.logits = nn.Parameter(torch.zeros(n_agents, n_agents))

@@ -44,9 +44,7 @@ class _Rehearsal:
 
     def measure(self, model: Model, rate_weight: float) -> Rung:
         """What a rate weight comes to, always on the same episodes, so that rungs differ by the weight alone."""
-        same = _Rehearsal(
-            self.world, self.charging, self.n_worlds, torch.Generator().manual_seed(self._same_seed)
-        )
+        same = _Rehearsal(self.world, self.charging, self.n_worlds, torch.Generator().manual_seed(self._same_seed))
         return self.rung(same.play(model, rate_weight)[0], rate_weight)
 
     def play(self, model: Model, rate_weight: float) -> tuple[Tally, Codes, Codes]:
@@ -96,7 +94,12 @@ def calibrate(
     tally, contexts, codes = rehearsal.play(model, 0.0)
     model = refit(model, contexts, codes)
     codec = model.codec
-    if not rate_aware or not isinstance(codec, TableCodec) or len(codes) < 2 or codec.quantiser.distortions(codec.embed(codes[:1])) is None:
+    if (
+        not rate_aware
+        or not isinstance(codec, TableCodec)
+        or len(codes) < 2
+        or codec.quantiser.distortions(codec.embed(codes[:1])) is None
+    ):
         return model
     variance = float(codec.embed(codes).var(0).sum())
     tuned: list[tuple[Rung, Model]] = [(rehearsal.measure(model, 0.0), model)]

@@ -137,8 +137,15 @@ def _setting_names(model: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN
 
 
 def _train(argv: list[str]) -> int:
-    parser = _Parser("commlib train", description="Train a team in stages and evaluate it over charged frames.", add_help=False)
-    parser.add_argument("world", metavar="WORLD", nargs="?", help="a name from `commlib list worlds`, pettingzoo:..., mpe2:..., package.module:Class")
+    parser = _Parser(
+        "commlib train", description="Train a team in stages and evaluate it over charged frames.", add_help=False
+    )
+    parser.add_argument(
+        "world",
+        metavar="WORLD",
+        nargs="?",
+        help="a name from `commlib list worlds`, pettingzoo:..., mpe2:..., package.module:Class",
+    )
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings")
     parser.add_argument("--method", help="a recipe from `commlib list methods`")
     parser.add_argument("--out", type=Path, metavar="DIR", help="run folder; default runs/WORLD-METHOD-SEED")
@@ -227,7 +234,9 @@ def _audit(argv: list[str]) -> int:
 
 
 def _verify(argv: list[str]) -> int:
-    parser = _Parser("commlib verify", description="Check that separate hosts compute what the learner computes.", add_help=False)
+    parser = _Parser(
+        "commlib verify", description="Check that separate hosts compute what the learner computes.", add_help=False
+    )
     parser.add_argument("run", metavar="RUN", type=Path)
     _add_common(parser)
     known, config = _settings(parser, argv, lambda known: _config_of(known.run))
@@ -253,7 +262,9 @@ def _verify(argv: list[str]) -> int:
 
 
 def _report(argv: list[str]) -> int:
-    parser = _Parser("commlib report", description="Table, figures and one self-contained HTML page of one or more runs.")
+    parser = _Parser(
+        "commlib report", description="Table, figures and one self-contained HTML page of one or more runs."
+    )
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the page; default report.html in the first run")
     _add_common(parser)
@@ -275,7 +286,8 @@ def _report(argv: list[str]) -> int:
 
 def _demo(argv: list[str]) -> int:
     parser = _Parser(
-        "commlib demo", description="The main job, small: train none, dense, int8 and ours on guide, each agent in a Ray actor, and compare."
+        "commlib demo",
+        description="The main job, small: train none, dense, int8 and ours on guide, each agent in a Ray actor, and compare.",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="folder of the runs")
     parser.add_argument("--runtime", choices=["ray", "local"], default="ray")
@@ -310,7 +322,9 @@ def _list(argv: list[str]) -> int:
         console.print(f"no runs in {known.runs_dir}")
     for row in rows:
         name, *rest = row.values()
-        console.print(f"[bold]{name}[/]  " + "; ".join(str(value) for value in rest if value not in ("", None)), highlight=False)
+        console.print(
+            f"[bold]{name}[/]  " + "; ".join(str(value) for value in rest if value not in ("", None)), highlight=False
+        )
     _write_json(known.json, {known.what: rows})
     return GOOD
 

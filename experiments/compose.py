@@ -34,7 +34,11 @@ def methods() -> dict[str, str]:
     """Every method and the first line of its recipe."""
     folder = files("commlib.experiments.recipes")
     return {
-        name.removeprefix(_METHOD): (folder / f"{name}.yaml").read_text("utf-8").splitlines()[0].lstrip("# ").split(": ", 1)[1]
+        name.removeprefix(_METHOD): (folder / f"{name}.yaml")
+        .read_text("utf-8")
+        .splitlines()[0]
+        .lstrip("# ")
+        .split(": ", 1)[1]
         for name in _recipes()
         if name.startswith(_METHOD)
     }

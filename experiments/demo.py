@@ -70,9 +70,7 @@ class Outcome:
         }
 
 
-def run_demo(
-    out: Path, runtime_name: str, seed: int, steps: int | None, display: Display, console: Console
-) -> Outcome:
+def run_demo(out: Path, runtime_name: str, seed: int, steps: int | None, display: Display, console: Console) -> Outcome:
     """Train and evaluate every method on the same hosts, check the books, write the report."""
     started = time.perf_counter()
     _clear(out)

@@ -11,7 +11,9 @@ from commlib.records import RunFolder
 
 def listing(what: str, runs_dir: Path) -> list[dict[str, Any]]:
     """Rows about one kind of thing, its name first."""
-    return {"worlds": worlds, "codecs": codecs, "topologies": topologies, "methods": methods, "runs": runs}[what](runs_dir)
+    return {"worlds": worlds, "codecs": codecs, "topologies": topologies, "methods": methods, "runs": runs}[what](
+        runs_dir
+    )
 
 
 def worlds(_: Path) -> list[dict[str, Any]]:

@@ -99,7 +99,9 @@ def probe_width(factory: Callable[[int], Agent], world: World, seed: int) -> int
     try:
         agents = [factory(agent_id) for agent_id in range(spec.n_agents)]
     except TypeError as error:
-        raise AgentError(f"the agent cannot be made from an id alone ({error}); pass a factory: lambda i: ...") from error
+        raise AgentError(
+            f"the agent cannot be made from an id alone ({error}); pass a factory: lambda i: ..."
+        ) from error
     for agent in agents:
         if not callable(getattr(agent, "act", None)):
             raise AgentError(f"a {type(agent).__name__} is no agent: it has no method act(observation, inbox)")

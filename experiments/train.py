@@ -78,6 +78,7 @@ def phase_of(config: RunConfig, stage: Stage, steps: int, bit_price: float) -> P
         floor=learning.floor * max(0.0, 1 - share / 0.7) if is_dense else 0.0,
         noise=learning.noise if is_dense else 0.0,
         use_codec=not is_dense,
+        use_gate=stage.name == "priced",
         all_edges=is_dense and config.topology == "commformer" and share < learning.warm_up,
         objective=Objective(learning.clip, learning.value_weight, bit_price if stage.name == "priced" else 0.0),
     )
@@ -314,9 +315,7 @@ def run_training(
         model = training.run()
         save_model(model, *training.deployed, folder)
         with Journal(folder.journal) as journal:
-            result = evaluate(
-                model, config, world, opened, journal, display, training=training.throughput(), run=out
-            )
+            result = evaluate(model, config, world, opened, journal, display, training=training.throughput(), run=out)
         write_json(folder.result, result.to_json())
         return result
     finally:
@@ -329,9 +328,7 @@ def prepare_folder(folder: RunFolder, config: RunConfig, *, resume: bool) -> Non
     """Make the folder, or check that it holds this very run."""
     if folder.config.is_file():
         if not resume:
-            raise RunError(
-                f"{folder.path} holds a run already; choose another --out, or continue it with --resume"
-            )
+            raise RunError(f"{folder.path} holds a run already; choose another --out, or continue it with --resume")
         if make_config((str(folder.config), read_yaml(folder.config))) != config:
             raise ConfigError(f"{folder.path} holds a run with other settings; resume it with the settings it has")
         return

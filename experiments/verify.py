@@ -143,7 +143,9 @@ def compare_codecs(model: Model, config: RunConfig, folder: RunFolder) -> tuple[
     if checkpoint is None:
         return 0, [f"{folder.checkpoint} holds no checkpoint, so the trainable codec cannot be compared"]
     codec = make_codec(config.codec, config.message_width, config.codebook_size)
-    codec.load_state_dict({k.removeprefix("codec."): v for k, v in checkpoint.tensors.items() if k.startswith("codec.")})
+    codec.load_state_dict(
+        {k.removeprefix("codec."): v for k, v in checkpoint.tensors.items() if k.startswith("codec.")}
+    )
     generator = torch.Generator().manual_seed(config.seed)
     x = torch.rand(N_PROBES, config.message_width, generator=generator) * 2 - 1
     with torch.no_grad():

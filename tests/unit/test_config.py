@@ -54,7 +54,7 @@ def test_a_wrong_setting_names_its_layer_and_the_cure(settings, sentence):
 
 
 def test_the_first_wrong_layer_is_the_one_that_is_blamed():
-    with pytest.raises(ConfigError, match="^recipe: "):
+    with pytest.raises(ConfigError, match=r"^recipe: "):
         make_config(("recipe", {"seed": -1}), ("file", {"seed": -2}))
 
 

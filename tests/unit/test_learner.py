@@ -63,7 +63,6 @@ def samples(block, n_positions=1):
         "target": torch.randn(L, N, generator=draw),
         "active": torch.rand(L, N, generator=draw) < 0.8,
         "context": torch.randint(START, 8, (L, N, n_positions), generator=draw),
-        "held": torch.randn(L, N, SPEC.message_width, generator=draw),
         "noise": torch.randn(L, N, SPEC.message_width, generator=draw),
     }
     elapsed = torch.rand(L, generator=draw)
@@ -102,7 +101,7 @@ def test_the_cut_gradient_is_that_of_the_joint_loss(phase, spec):
     weights, edges = weights.clone(), edges.clone()
     s, index = samples([0, 1, 2, 3]), torch.arange(N_SAMPLES)[::2]
     inputs = learner.policy.inputs(s.observation, learner.agents, s.elapsed)[index]
-    z, _, bits, talk, losses = learner._messages(phase, inputs, s.context[index], s.held[index], s.noise[index])
+    z, _, bits, talk, losses = learner._messages(phase, inputs, s.context[index], s.noise[index])
     log_p = learner._log_probs(phase, inputs, learner._inbox(z, learner._drawn(phase, 7)))
     even = torch.full_like(bits, 1 / bits.numel())
     active = even * s.active[index]
@@ -177,11 +176,11 @@ def test_every_edge_is_open_while_a_learned_graph_warms_up():
 def test_a_shut_gate_leaves_the_listeners_what_they_had_and_costs_nothing():
     (learner,) = learners(SPLITS[0], GATED)
     phase, s = PHASES["through the codec"], samples([0, 1, 2, 3])
-    said = learner.say(phase, s.observation, s.elapsed, s.context, s.held, s.noise)
+    said = learner.say(phase, s.observation, s.elapsed, s.context, s.noise)
     assert said.talk.all(), "a new gate is open"
     with torch.no_grad():
         learner.policy.encoder[-1].bias[-1] = -50
-    said = learner.say(phase, s.observation, s.elapsed, s.context, s.held, s.noise)
+    said = learner.say(phase, s.observation, s.elapsed, s.context, s.noise)
     assert not said.talk.any()
     assert torch.equal(said.z, s.held)
     assert torch.equal(said.codes, s.context)
@@ -205,7 +204,7 @@ def test_agents_take_only_actions_that_they_have():
     s = samples([0, 1, 2, 3])
     for uniform in (torch.rand(N_SAMPLES, 4, generator=source(0)), torch.ones(N_SAMPLES, 4), torch.zeros(N_SAMPLES, 4)):
         for phase in (PHASE, PHASES["noisy"]):
-            said = learner.say(phase, s.observation, s.elapsed, s.context, s.held, s.noise)
+            said = learner.say(phase, s.observation, s.elapsed, s.context, s.noise)
             action, log_prob = learner.choose(phase, said.z, uniform)
             assert (action < torch.tensor(SPEC.action_counts)).all()
             assert torch.isfinite(log_prob).all()
@@ -216,7 +215,7 @@ def test_a_floor_keeps_every_action_possible():
     with torch.no_grad():
         learner.policy.actor[-1].bias[0] = 40
     s = samples([0, 1, 2, 3])
-    learner.say(PHASE, s.observation, s.elapsed, s.context, s.held, s.noise)
+    learner.say(PHASE, s.observation, s.elapsed, s.context, s.noise)
     log_p = learner._log_probs(PHASE._replace(floor=0.2), learner._inputs, torch.zeros(N_SAMPLES, 4, 4, 4))
     expected = torch.tensor([0.2 / 3, 0.2 / 5, 0.2 / 2, 0.2 / 5])
     assert torch.allclose(log_p[:, :, 1].exp(), expected.expand(N_SAMPLES, 4), rtol=1e-4)
