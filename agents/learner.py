@@ -288,7 +288,7 @@ class Learner:
         expected = self._frozen.expected(past)
         unsaid = torch.from_numpy(self._frozen.embed(expected)).view_as(x)
         p = gate.sigmoid()
-        talk = (gate > 0).float() + p - p.detach()  # straight through: the same hard rule in training and use
+        talk = (gate > 0).float() + (p - p.detach())  # exactly 0 or 1, straight through: the same hard rule in training and use
         x = talk[..., None] * x + (1 - talk[..., None]) * unsaid
         codes = torch.where((gate > 0)[..., None], codes, torch.from_numpy(expected).view_as(codes))
         return x, codes, bits, talk, losses

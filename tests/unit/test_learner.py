@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from commlib.agents.runtime import LocalRuntime
 from commlib.agents.training import Learning, Team, advantages, collect, update
 from commlib.codec import START
 from commlib.codecs.int8 import Int8Codec
+from commlib.codecs.prior import fit_prior
 from commlib.codecs.vq import VQCodec
 from commlib.errors import AgentError
 from commlib.exchange import Plan, partition
@@ -22,11 +24,22 @@ SPEC = PolicySpec(
     n_agents=4, observation_width=6, action_counts=(3, 5, 2, 5), message_width=4, hidden=16, has_gate=False
 )
 GATED = dataclasses.replace(SPEC, has_gate=True)
-PHASE = Phase(1e-3, 1e-2, 0.01, 0.0, 0.0, False, False, Objective(bit_price=0.05))
+PHASE = Phase(
+    learning_rate=1e-3,
+    edge_learning_rate=1e-2,
+    entropy_weight=0.01,
+    floor=0.0,
+    noise=0.0,
+    use_codec=False,
+    use_gate=False,
+    all_edges=False,
+    objective=Objective(bit_price=0.05),
+)
 PHASES = {
     "dense": PHASE,
     "noisy": PHASE._replace(noise=0.3, floor=0.1),
     "through the codec": PHASE._replace(use_codec=True),
+    "priced": PHASE._replace(use_codec=True, use_gate=True),
     "warming up": PHASE._replace(all_edges=True),
 }
 SPLITS = [[[0, 1, 2, 3]], [[0, 1], [2, 3]], [[0, 1], [2], [3]], [[0], [1], [2], [3]]]
@@ -173,24 +186,72 @@ def test_every_edge_is_open_while_a_learned_graph_warms_up():
 # --- the gate
 
 
-def test_a_shut_gate_leaves_the_listeners_what_they_had_and_costs_nothing():
-    (learner,) = learners(SPLITS[0], GATED)
-    phase, s = PHASES["through the codec"], samples([0, 1, 2, 3])
-    said = learner.say(phase, s.observation, s.elapsed, s.context, s.noise)
-    assert said.talk.all(), "a new gate is open"
+def shut(learner):
     with torch.no_grad():
         learner.policy.encoder[-1].bias[-1] = -50
+
+
+def test_a_shut_gate_says_the_expected_code_and_costs_nothing():
+    (learner,) = learners(SPLITS[0], GATED)
+    phase, s = PHASES["priced"], samples([0, 1, 2, 3])
     said = learner.say(phase, s.observation, s.elapsed, s.context, s.noise)
+    assert said.talk.all(), "a new gate is open"
+    shut(learner)
+    said = learner.say(phase, s.observation, s.elapsed, s.context, s.noise)
+    frozen = learner.codec.freeze()
+    expected = frozen.expected(s.context.flatten(0, 1).numpy())
     assert not said.talk.any()
-    assert torch.equal(said.z, s.held)
-    assert torch.equal(said.codes, s.context)
+    assert torch.equal(said.codes.flatten(0, 1), torch.from_numpy(expected))
+    assert torch.equal(said.z.flatten(0, 1), torch.from_numpy(frozen.embed(expected)))
+
+
+def test_a_half_open_gate_says_each_message_whole_or_not_at_all():
+    (learner,) = learners(SPLITS[0], GATED)
+    phase, s = PHASES["priced"], samples([0, 1, 2, 3])
+    with torch.no_grad():
+        learner.policy.encoder[-1].weight[-1] *= 10
+        learner.policy.encoder[-1].bias[-1] = 0.0
+    said = learner.say(phase, s.observation, s.elapsed, s.context, s.noise)
+    assert 0 < said.talk.sum() < said.talk.numel()
+    assert set(said.talk.unique().tolist()) == {0.0, 1.0}
+    codes = said.codes.flatten(0, 1).numpy()
+    frozen = learner.codec.freeze()
+    assert torch.allclose(said.z.flatten(0, 1), torch.from_numpy(frozen.embed(codes)), atol=1e-6)
+    silent = (said.talk == 0).flatten().numpy()
+    assert (codes[silent] == frozen.expected(s.context.flatten(0, 1).numpy())[silent]).all()
+
+
+@pytest.mark.parametrize("name", ["dense", "through the codec"])
+def test_before_the_priced_stage_everybody_talks(name):
+    said = []
+    for is_shut in (False, True):
+        (learner,) = learners(SPLITS[0], GATED)
+        if is_shut:
+            shut(learner)
+        s = samples([0, 1, 2, 3])
+        said.append(learner.say(PHASES[name], s.observation, s.elapsed, s.context, None))
+    assert said[1].talk.all()
+    assert all(torch.equal(one, other) for one, other in zip(*said, strict=True))
+
+
+def test_a_fitted_prior_changes_what_silence_means():
+    (learner,) = learners(SPLITS[0], GATED, codec=fitted_codec())
+    shut(learner)
+    s = samples([0, 1, 2, 3])
+    before = learner.say(PHASES["priced"], s.observation, s.elapsed, s.context, None).codes
+    assert not before.any(), "a uniform prior expects the first code"
+    donor = fitted_codec()
+    donor.set_prior(fit_prior(np.full((50, 1), 5), np.full((50, 1), START), 8, is_conditional=True))
+    learner.load_codec(donor.state_dict())
+    after = learner.say(PHASES["priced"], s.observation, s.elapsed, torch.full_like(s.context, START), None).codes
+    assert (after == 5).all()
 
 
 def test_a_gate_gets_a_gradient_from_reward_and_from_the_bit_price():
     gradients = {}
     for bit_price in (0.0, 5.0):
         (learner,) = learners(SPLITS[0], GATED)
-        one_update([learner], PHASES["through the codec"]._replace(objective=Objective(bit_price=bit_price)))
+        one_update([learner], PHASES["priced"]._replace(objective=Objective(bit_price=bit_price)))
         gradients[bit_price] = float(learner.policy.encoder[-1].bias.grad[-1])
     assert gradients[0.0] != 0
     assert gradients[5.0] > gradients[0.0], "talking costs: a higher price pushes the gate down"
