@@ -68,8 +68,8 @@ class Samples(NamedTuple):
         observation: [L, n, O] of this host's agents; state: [L, N, O] of all (critic only).
         elapsed: share of the episode that is over, [L].
         action, log_prob, advantage, target: [L, n]; active: bool [L, n].
-        context: the codes last sent by this host's agents, [L, n, P]; held: what their listeners held, [L, n, D].
-        noise: drawn by the driver, [L, n, D].
+        context: the codes last sent by this host's agents, [L, n, P].
+        noise: drawn by the driver, [L, n, D]; None where there is none.
     """
 
     observation: Tensor
@@ -206,7 +206,7 @@ class Learner:
             commitment=self._commitment,
             rate=self._rate,
         )
-        (terms.policy + terms.value + terms.entropy).backward()
+        torch.autograd.backward(terms.policy + terms.value + terms.entropy)
         if not torch.isfinite(terms.total):
             raise AgentError("the loss is not finite; lower the learning rate or check the world's rewards")
         gradient = z_all.grad if z_all.grad is not None else torch.zeros_like(z_all)
@@ -288,7 +288,7 @@ class Learner:
         expected = self._frozen.expected(past)
         unsaid = torch.from_numpy(self._frozen.embed(expected)).view_as(x)
         p = gate.sigmoid()
-        talk = (gate > 0).float() + (p - p.detach())  # exactly 0 or 1, straight through: the same hard rule in training and use
+        talk = (gate > 0).float() + (p - p.detach())  # straight through, and exactly 0 or 1 as in use
         x = talk[..., None] * x + (1 - talk[..., None]) * unsaid
         codes = torch.where((gate > 0)[..., None], codes, torch.from_numpy(expected).view_as(codes))
         return x, codes, bits, talk, losses

@@ -7,6 +7,7 @@ sees the whole state and is used in training alone (MAPPO: Yu et al. 2022, arXiv
 Shapes: B samples, n agents of this call, N agents in all, O observation width, D message width, A actions.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -39,7 +40,7 @@ class PolicySpec:
 
 def _mlp(*widths: int, out_gain: float = 1.0) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for i, (wide, narrow) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (wide, narrow) in enumerate(itertools.pairwise(widths)):
         linear = nn.Linear(wide, narrow)
         is_last = i == len(widths) - 2
         nn.init.orthogonal_(linear.weight, gain=out_gain if is_last else 2**0.5)
@@ -61,8 +62,10 @@ class Policy(nn.Module):
         allowed = torch.arange(max(spec.action_counts)) < torch.tensor(spec.action_counts)[:, None]
         self.register_buffer("forbidden", ~allowed, persistent=False)
         if spec.has_gate:
+            bias = self.encoder[-1].bias
+            assert isinstance(bias, Tensor)
             with torch.no_grad():
-                self.encoder[-1].bias[-1] = 2.0  # talk at first: a gate that starts shut never learns to open
+                bias[-1] = 2.0  # talk at first: a gate that starts shut never learns to open
 
     forbidden: Tensor
 

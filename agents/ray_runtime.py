@@ -49,10 +49,10 @@ class RayRuntime:
         self.n_hosts = n_hosts
         self._call_seconds = call_seconds
         self._started_ray = _join_or_start()
-        cpus = ray.cluster_resources().get("CPU", 1.0)
+        cpus = float(ray.cluster_resources().get("CPU", 1.0))  # type: ignore[no-untyped-call]
         share = min(1.0, max(0.01, 0.9 * cpus / n_hosts))  # fractional, so that a laptop holds twenty hosts
         options = RemoteHost.options(num_cpus=share, max_restarts=0, max_task_retries=0)
-        self._actors = [options.remote(host) for host in range(n_hosts)]
+        self._actors: list[Any] = [options.remote(host) for host in range(n_hosts)]
         self._get([actor.ping.remote() for actor in self._actors], START_SECONDS, "start")
 
     def each(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -74,7 +74,8 @@ class RayRuntime:
                 f"overloaded: run fewer hosts (--hosts)"
             ) from error
         except RayActorError as error:
-            raise HostError(f"an agent host died during {what!r}; continue the run with --resume") from error
+            why = " ".join(str(error).split())[-300:]
+            raise HostError(f"an agent host died during {what!r} ({why}); continue the run with --resume") from error
         except RayTaskError as error:
             cause = error.cause
             if isinstance(cause, CommlibError):

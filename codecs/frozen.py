@@ -128,7 +128,8 @@ class TableCodec:
             if distortions is not None:
                 positions = np.arange(self.n_positions)
                 cost = distortions + rate_weight * self.prior.bits[positions, self.prior.rows(context)]
-                return cost.argmin(-1)
+                chosen: Codes = cost.argmin(-1)
+                return chosen
         return self.quantiser.nearest(vectors)
 
     def expected(self, context: Codes) -> Codes:
@@ -187,11 +188,13 @@ class CodebookQuantiser:
 
     @cached_property
     def _norms(self) -> NDArray[np.float32]:
-        return (self.codebook**2).sum(-1)
+        norms: NDArray[np.float32] = (self.codebook**2).sum(-1)
+        return norms
 
     def nearest(self, vectors: Vectors) -> Codes:
         """Index of the nearest row, [n, 1]."""
-        return (self._norms - 2 * vectors @ self.codebook.T).argmin(-1)[:, None]
+        index: Codes = (self._norms - 2 * vectors @ self.codebook.T).argmin(-1)[:, None]
+        return index
 
     def distortions(self, vectors: Vectors) -> NDArray[np.float32]:
         """Squared distances [n, 1, K]."""
@@ -234,13 +237,13 @@ class GridQuantiser:
 
     def nearest(self, vectors: Vectors) -> Codes:
         """Nearest level of each float, [n, D]."""
-        return np.rint((vectors - self.low) / self.step).clip(0, self.levels - 1).astype(np.int64)
+        level: Codes = np.rint((vectors - self.low) / self.step).clip(0, self.levels - 1).astype(np.int64)
+        return level
 
     def distortions(self, vectors: Vectors) -> NDArray[np.float32]:
         """Squared differences to every level, [n, D, K]."""
         grid = self.low[:, None] + self.step[:, None] * np.arange(self.levels, dtype=np.float32)
-        squared: NDArray[np.float32] = (vectors[:, :, None] - grid) ** 2
-        return squared
+        return np.square(vectors[:, :, None] - grid, dtype=np.float32)
 
     def embed(self, codes: Codes) -> Vectors:
         """Levels, [n, D]."""

@@ -50,7 +50,7 @@ class Prior:
     @property
     def is_conditional(self) -> bool:
         """Whether rows depend on the code last delivered on the link."""
-        return self.table.shape[1] > 1
+        return bool(self.table.shape[1] > 1)
 
     @cached_property
     def bits(self) -> NDArray[np.float64]:
@@ -65,7 +65,8 @@ class Prior:
     @cached_property
     def likeliest(self) -> NDArray[np.int64]:
         """The most probable symbol of each row, [P, C]; the first one on a tie."""
-        return self.table.argmax(-1)
+        best: NDArray[np.int64] = self.table.argmax(-1)
+        return best
 
     def rows(self, context: Codes) -> Codes:
         """Context rows [n, P] of contexts [n, P]."""
@@ -74,7 +75,8 @@ class Prior:
     def estimate_bits(self, codes: Codes, context: Codes) -> NDArray[np.float64]:
         """-log2 q of each message, [n], summed over positions."""
         positions = np.arange(self.table.shape[0])
-        return self.bits[positions, self.rows(context), codes].sum(-1)
+        bits: NDArray[np.float64] = self.bits[positions, self.rows(context), codes].sum(-1)
+        return bits
 
 
 def uniform_prior(n_positions: int, alphabet: int, *, is_conditional: bool) -> Prior:
@@ -119,7 +121,7 @@ class _Counts:
         """Positive frequencies [P, C, K]."""
         joint_PCK = self.joint_PCK
         alphabet = joint_PCK.shape[2]
-        marginal_PK = joint_PCK.sum(1) + 0.5
+        marginal_PK: NDArray[np.float64] = joint_PCK.sum(1) + 0.5
         marginal_PK /= marginal_PK.sum(-1, keepdims=True)
         if not is_conditional:
             return marginal_PK[:, None, :]
@@ -140,4 +142,5 @@ def to_integers(frequencies: NDArray[np.float64]) -> NDArray[np.uint32]:
     whole = np.floor(scaled).astype(np.int64)
     missing = TABLE_TOTAL - alphabet - whole.sum(-1)
     rank = np.argsort(np.argsort(-(scaled - whole), axis=-1, kind="stable"), axis=-1, kind="stable")
-    return (whole + 1 + (rank < missing[..., None])).astype(np.uint32)
+    integers: NDArray[np.uint32] = (whole + 1 + (rank < missing[..., None])).astype(np.uint32)
+    return integers

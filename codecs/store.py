@@ -1,11 +1,12 @@
 """Codecs on disk and by name: one folder of safetensors and JSON, checked against its own digest when it is read.
 
-codec.json          format, name, kind of quantiser, digest, and the calibration if there is one
+codec.json          format, name, kind of quantiser, digest, the calibration if there is one, and a checksum of these
 codec.safetensors   the quantiser's arrays and the prior's table
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from commlib.errors import CodecError
 from commlib.records import write_json
 
 FORMAT = 1
+_LABEL = {"format", "name", "kind", "digest", "calibration"}
 _KINDS = {"codebook": CodebookQuantiser, "grid": GridQuantiser, "bytes": ByteQuantiser}
 
 
@@ -30,16 +32,16 @@ def save_codec(codec: TableCodec, folder: Path, calibration: dict[str, Any] | No
         raise CodecError(
             f"codec {codec.name}: a {type(codec.quantiser).__name__} cannot be stored; keep it in your code"
         )
-    folder.mkdir(parents=True, exist_ok=True)
     arrays = {k: np.ascontiguousarray(v) for k, v in {**codec.quantiser.arrays(), "prior": codec.prior.table}.items()}
     partial = folder / "codec.safetensors.partial"
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         save_file(arrays, partial)
         partial.replace(folder / "codec.safetensors")
     except (OSError, SafetensorError) as error:
         raise CodecError(f"cannot write the codec to {folder}: {error}; free space or choose another folder") from error
     header = {"format": FORMAT, "name": codec.name, "kind": kind, "digest": codec.digest, "calibration": calibration}
-    write_json(folder / "codec.json", header)
+    write_json(folder / "codec.json", {**header, "checksum": _checksum(header)})
 
 
 def load_codec(folder: Path) -> TableCodec:
@@ -78,7 +80,14 @@ def read_header(folder: Path) -> dict[str, Any]:
         raise CodecError(f"{path} is not of codec format {FORMAT}; it was written by another version")
     if header.get("kind") not in _KINDS or not isinstance(header.get("digest"), str):
         raise CodecError(f"{path} names no codec kind that we know; there are {', '.join(_KINDS)}")
+    written = header.pop("checksum", None)
+    if header.keys() != _LABEL or (written is not None and written != _checksum(header)):
+        raise CodecError(f"{path} is damaged: its checksum is not that of its content; copy it again")
     return header
+
+
+def _checksum(header: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
 
 
 def _quantiser(kind: str, arrays: dict[str, np.ndarray[Any, Any]]) -> Quantiser:

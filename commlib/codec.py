@@ -127,7 +127,7 @@ class Codec(Protocol):
         """Fit the quantiser to recorded messages, float [n, D]."""
         ...
 
-    def set_prior(self, prior: Any) -> None:
+    def set_prior(self, prior: Any) -> None:  # noqa: ANN401 (codecs build on this module, not the other way)
         """Charge by this prior from now on (`commlib.codecs.prior.Prior`)."""
         ...
 

@@ -26,7 +26,9 @@ class _Frozen(BaseModel):
 class LearningConfig(_Frozen):
     """How the task is learned (PPO); see `agents/training.py` for the loop that reads it."""
 
-    n_worlds: int = Field(256, ge=1, description="worlds side by side in a rollout")
+    n_worlds: int | None = Field(
+        None, ge=1, description="worlds side by side in a rollout; default: what suits the world"
+    )
     n_epochs: int = Field(4, ge=1, description="passes over each rollout")
     n_minibatches: int = Field(12, ge=1, description="updates per pass")
     learning_rate: float = Field(1.5e-3, gt=0, description="Adam; falls linearly to 5 %% over the dense stage")
@@ -51,7 +53,10 @@ class StagesConfig(_Frozen):
     fine_tune: float = Field(0.2, ge=0, lt=1, description="share of the steps trained through the codec")
     fine_tune_rate: float = Field(0.3, gt=0, description="learning rate there, as a share of the first one")
     priced: float = Field(0.0, ge=0, lt=1, description="share of the steps trained under the bit price (optional)")
-    calibrate_worlds: int = Field(512, ge=8, description="episodes per round of calibration")
+    calibrate_worlds: int | None = Field(
+        None, ge=2, description="episodes per play of calibration; default: what suits"
+    )
+    rungs: int | None = Field(None, ge=1, le=11, description="rate weights to try; default: what suits the world")
     calibrate_rounds: int = Field(2, ge=1, description="encode-and-refit rounds at each rung of the ladder")
     margin: float = Field(0.004, ge=0, description="success (or share of return) that the price may cost")
 
@@ -75,8 +80,12 @@ class RunConfig(_Frozen):
     bit_price: float | None = Field(None, ge=0, description="reward per bit; default: what the margin allows")
     seed: int = Field(0, ge=0, description="of everything random")
     steps: int = Field(200_000, ge=1, description="environment steps of training")
-    episodes: int = Field(512, ge=1, description="episodes of the final evaluation")
-    parallel_worlds: int = Field(512, ge=1, description="worlds that share a frame in evaluation; 1 hides no header")
+    episodes: int | None = Field(
+        None, ge=1, description="episodes of the final evaluation; default: what suits the world"
+    )
+    parallel_worlds: int | None = Field(
+        None, ge=1, description="worlds that share a frame in evaluation; 1 hides no header"
+    )
     learning: LearningConfig = LearningConfig()
     stages: StagesConfig = StagesConfig()
 
@@ -125,6 +134,29 @@ def make_config(*layers: tuple[str, Mapping[str, Any]]) -> RunConfig:
             value = f"{name} = {first['input']!r:.60}: " if name else ""
             raise ConfigError(f"{origin}: {value}{reason}") from error
     return RunConfig.model_validate(merged)
+
+
+PLAY_SETTINGS = (
+    "rate_aware", "charging", "runtime", "hosts", "budget", "bit_price", "seed", "episodes", "parallel_worlds",
+)  # fmt: skip
+"""What may change when a trained team plays again; all else was settled in its training."""
+
+
+def replay_config(config: RunConfig, layer: tuple[str, Mapping[str, Any]]) -> RunConfig:
+    """The configuration of a trained team, to play again with other settings.
+
+    Raises:
+        ConfigError: an unknown setting, a value out of range, or a setting that only training can change.
+    """
+    origin, settings = layer
+    changed = make_config((origin, config.model_dump()), layer)
+    for name in settings:
+        if name not in PLAY_SETTINGS and getattr(changed, name) != getattr(config, name):
+            raise ConfigError(
+                f"{origin}: {name} was settled in training and cannot change afterwards; train again, or change one of "
+                f"{', '.join(PLAY_SETTINGS)}"
+            )
+    return changed
 
 
 def _check_keys(settings: object, model: type[BaseModel], origin: str, prefix: str = "") -> None:

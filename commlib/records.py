@@ -97,6 +97,7 @@ class Result(_Figures):
     bit_price: float
     success: Estimate
     return_: Estimate
+    random_return: Estimate | None
     episode_steps: Estimate
     bits: BitFigures
     messages_per_agent_step: float
@@ -120,7 +121,8 @@ class Result(_Figures):
 
     def to_json(self) -> dict[str, Any]:
         """As a plain object; `return_` is called `return` there."""
-        return _renamed(self.model_dump(mode="json"), "return_", "return")
+        plain: dict[str, Any] = _renamed(self.model_dump(mode="json"), "return_", "return")
+        return plain
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Result:
@@ -219,14 +221,12 @@ class RunFolder:
         """The lines of the training curve; a torn last line is left out."""
         if not self.metrics.is_file():
             return []
-        lines = self.metrics.read_text(encoding="utf-8").splitlines()
-        rows = []
-        for line in lines:
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                break
-        return rows
+        text = self.metrics.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]
+        try:
+            return [json.loads(line) for line in whole.splitlines()]
+        except ValueError as error:
+            raise RunError(f"{self.metrics} is damaged: {error}; delete it to go on without the curve") from error
 
     @classmethod
     def existing(cls, path: Path) -> RunFolder:

@@ -28,6 +28,7 @@ class WorldSpec:
         must_say: what has to be communicated, in words.
         bound_bits: least bits per agent per episode that a perfect team must send, where known.
         source: the paper or package that the settings come from.
+        is_batched: whether many worlds step as fast as one; False for copies that step one by one.
     """
 
     name: str
@@ -39,6 +40,7 @@ class WorldSpec:
     must_say: str = ""
     bound_bits: float | None = None
     source: str = ""
+    is_batched: bool = True
 
     @property
     def n_actions(self) -> int:

@@ -24,8 +24,8 @@ from commlib.experiments.model import Calibration, Model, Rung, furnish
 from commlib.ledger import Budget, Ledger
 from commlib.world import World
 
-LADDER = tuple(2.0**k for k in range(-11, 0))
-"""Rate weights to try, as shares of the messages' variance per bit."""
+FIRST_RUNG, LAST_RUNG = 2.0**-11, 2.0**-1
+"""The gentlest and the hardest rate weight to try, as shares of the messages' variance per bit."""
 ENOUGH = 1.01
 """The gentlest rate weight within 1 % of the fewest bits is taken: a harder one only risks success."""
 
@@ -90,8 +90,8 @@ def calibrate(
     model: Model, world: World, charging: str, stages: StagesConfig, generator: torch.Generator, *, rate_aware: bool
 ) -> Model:
     """The model with its prior counted and, if `rate_aware`, its price knob calibrated."""
-    rehearsal = _Rehearsal(world, charging, stages.calibrate_worlds, generator)
-    tally, contexts, codes = rehearsal.play(model, 0.0)
+    rehearsal = _Rehearsal(world, charging, stages.calibrate_worlds or 512, generator)
+    _, contexts, codes = rehearsal.play(model, 0.0)
     model = refit(model, contexts, codes)
     codec = model.codec
     if (
@@ -101,9 +101,10 @@ def calibrate(
         or codec.quantiser.distortions(codec.embed(codes[:1])) is None
     ):
         return model
+    ladder = np.geomspace(FIRST_RUNG, LAST_RUNG, stages.rungs or 11).tolist() if stages.rungs != 1 else [FIRST_RUNG * 8]
     variance = float(codec.embed(codes).var(0).sum())
     tuned: list[tuple[Rung, Model]] = [(rehearsal.measure(model, 0.0), model)]
-    for share in LADDER:
+    for share in ladder:
         weight = share * variance
         for _ in range(stages.calibrate_rounds):
             _, contexts, codes = rehearsal.play(model, weight)
@@ -115,7 +116,7 @@ def calibrate(
     kept = [pair for pair in tuned if _holds(pair[0], best, stages.margin)]
     fewest = min(rung.bits_per_agent_episode for rung, _ in kept)
     chosen, model = next(pair for pair in kept if pair[0].bits_per_agent_episode <= ENOUGH * fewest)
-    weights = [0.0, *(share * variance for share in LADDER)]
+    weights = [0.0, *(share * variance for share in ladder)]
     rungs = tuple(rehearsal.measure(model, weight) for weight in weights)
     return replace(model, calibration=Calibration(rungs, weights.index(chosen.rate_weight)))
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rich.console import Console
 
 from commlib import __version__
-from commlib.config import RunConfig, make_config, read_yaml
+from commlib.config import RunConfig, make_config, read_yaml, replay_config
 from commlib.errors import CommlibError, ConfigError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 GOOD, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
-class Usage(Exception):  # noqa: N818 (not an error of ours: a wrong command line)
+class Usage(Exception):
     """The command line is wrong; the text says how."""
 
 
@@ -67,18 +67,49 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
 
 
+def _laid_over(config: RunConfig, given: dict[str, Any]) -> RunConfig:
+    return make_config(("the configuration", config.model_dump()), ("command line", given))
+
+
+def _of_a_trained_team(config: RunConfig, given: dict[str, Any]) -> RunConfig:
+    return replay_config(config, ("command line", given))
+
+
 def _settings(
-    parser: argparse.ArgumentParser, argv: list[str], default: Callable[[argparse.Namespace], RunConfig]
+    parser: argparse.ArgumentParser,
+    argv: list[str],
+    default: Callable[[argparse.Namespace], RunConfig],
+    change: Callable[[RunConfig, dict[str, Any]], RunConfig] = _laid_over,
 ) -> tuple[argparse.Namespace, RunConfig]:
     """A command's own flags by argparse, and every other flag as a setting laid over the default configuration.
 
-    `default` makes the configuration that the settings change, from the command's own flags.
+    `default` makes the configuration that the settings change, from the command's own flags; `change` lays them over it.
     """
     if {"-h", "--help"} & set(argv):
         _help_with_settings(parser)
-    known, rest = parser.parse_known_args(argv)
-    given = _given(rest, parser.prog)
-    return known, make_config(("the configuration", default(known).model_dump()), ("command line", given))
+    own, settings = _divided(parser, argv)
+    known, unknown = parser.parse_known_args(own)
+    given = _given(settings + unknown, parser.prog)
+    return known, change(default(known), given)
+
+
+def _divided(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[list[str], list[str]]:
+    """A command's own words, and the settings with their values, which may stand before or after them."""
+    names = _setting_names(RunConfig)
+    own: list[str] = []
+    settings: list[str] = []
+    queue = list(argv)
+    while queue:
+        word = queue.pop(0)
+        flag, equals, _ = word.partition("=")
+        name = flag.replace("_", "-").removeprefix("--").replace("-", "_")
+        if not flag.startswith("--") or name not in names or flag in parser._option_string_actions:
+            own.append(word)
+            continue
+        settings.append(word)
+        if names[name] is not bool and not equals and queue and not queue[0].startswith("--"):
+            settings.append(queue.pop(0))
+    return own, settings
 
 
 def _help_with_settings(parser: argparse.ArgumentParser) -> NoReturn:
@@ -123,7 +154,7 @@ def _given(words: list[str], prog: str) -> dict[str, Any]:
 
 def _setting_names(model: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401 (a pydantic model class)
     """Dotted names of all settings, with their types."""
-    names = {}
+    names: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         inner = field.annotation
         if isinstance(inner, type) and hasattr(inner, "model_fields"):
@@ -180,6 +211,12 @@ def _train(argv: list[str]) -> int:
 
 
 def _say_speed(console: Console, result: Result) -> None:
+    random = result.random_return
+    if random is not None and random.mean is not None and result.return_.mean is not None:
+        low = result.return_.ci95[0] if result.return_.ci95 else result.return_.mean
+        high = random.ci95[1] if random.ci95 else random.mean
+        verdict = "better than" if low > high else "not clearly better than"
+        console.print(f"return {result.return_.mean:.3f}, {verdict} random play ({random.mean:.3f})", highlight=False)
     per_core = result.throughput.get("training_steps_per_cpu_second")
     speed = result.throughput.get("training_steps_per_second", 0.0)
     core = f", {per_core:,.0f} per second of one core" if per_core else ""
@@ -191,7 +228,7 @@ def _evaluate(argv: list[str]) -> int:
     parser.add_argument("run", metavar="RUN", type=Path, help="a run folder")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write to this run folder instead of into RUN")
     _add_common(parser)
-    known, config = _settings(parser, argv, lambda known: _config_of(known.run))
+    known, config = _settings(parser, argv, lambda known: _config_of(known.run), _of_a_trained_team)
     from commlib.experiments.evaluate import evaluate_run
     from commlib.experiments.progress import make_display
 
@@ -239,7 +276,7 @@ def _verify(argv: list[str]) -> int:
     )
     parser.add_argument("run", metavar="RUN", type=Path)
     _add_common(parser)
-    known, config = _settings(parser, argv, lambda known: _config_of(known.run))
+    known, config = _settings(parser, argv, lambda known: _config_of(known.run), _of_a_trained_team)
     from commlib.experiments.books import verify_run
     from commlib.experiments.progress import make_display
 

@@ -17,6 +17,7 @@ import yaml
 from commlib.agents.runtime import LocalRuntime, Runtime
 from commlib.config import RunConfig, make_config, read_yaml
 from commlib.errors import ConfigError
+from commlib.world import WorldSpec
 
 _METHOD = "method-"
 
@@ -66,6 +67,31 @@ def resolve(
         (f"recipe {_METHOD}{method}", recipes[_METHOD + method]),
         (str(file) if file else "no file", {k: v for k, v in from_file.items() if k != "method"}),
         ("command line", {**(overrides or {}), "world": world, "method": method}),
+    )
+
+
+def complete(config: RunConfig, spec: WorldSpec) -> RunConfig:
+    """The configuration with its open sizes filled in: large for batched worlds, what the steps allow for slow ones."""
+
+    def episodes_in(share: int) -> int:
+        return 512 if spec.is_batched else min(64, max(2, config.steps // (share * spec.n_steps)))
+
+    learning, stages = config.learning, config.stages
+    n_episodes = config.episodes or (512 if spec.is_batched else max(8, episodes_in(10)))
+    return config.model_copy(
+        update={
+            "episodes": n_episodes,
+            "parallel_worlds": config.parallel_worlds or min(n_episodes, 512),
+            "learning": learning.model_copy(
+                update={"n_worlds": learning.n_worlds or (256 if spec.is_batched else episodes_in(60))}
+            ),
+            "stages": stages.model_copy(
+                update={
+                    "calibrate_worlds": stages.calibrate_worlds or episodes_in(20),
+                    "rungs": stages.rungs or (11 if spec.is_batched else 2),
+                }
+            ),
+        }
     )
 
 

@@ -25,7 +25,7 @@ from commlib.agents.runtime import Runtime
 from commlib.config import RunConfig, write_yaml
 from commlib.errors import RunError
 from commlib.exchange import ABSENCE_RULE, CHARGING_RULES, Plan, make_plan, partition
-from commlib.experiments.compose import n_hosts, open_runtime
+from commlib.experiments.compose import complete, n_hosts, open_runtime
 from commlib.experiments.intervals import estimate
 from commlib.experiments.model import Model, furnish
 from commlib.experiments.progress import Display
@@ -33,7 +33,17 @@ from commlib.experiments.worlds import make_world
 from commlib.information import perplexity
 from commlib.journal import Journal
 from commlib.ledger import Ledger, Statement
-from commlib.records import BitFigures, Bits, CodecHealth, FrontierPoint, LedgerFigures, Result, RunFolder, write_json
+from commlib.records import (
+    BitFigures,
+    Bits,
+    CodecHealth,
+    Estimate,
+    FrontierPoint,
+    LedgerFigures,
+    Result,
+    RunFolder,
+    write_json,
+)
 from commlib.world import World
 
 EVALUATION_SEED = 7_919
@@ -50,6 +60,7 @@ def evaluate(
     display: Display,
     *,
     training: dict[str, float] | None = None,
+    random_return: Estimate | None = None,
     watcher: Watcher | None = None,
     run: Path | None = None,
 ) -> Result:
@@ -63,6 +74,7 @@ def evaluate(
         journal: the books; an evaluation that was cut off may be repeated on the same journal.
         display: where progress is shown.
         training: throughput and seconds of the training, for the record.
+        random_return: what random play returns, for the record.
         watcher: sees every round.
         run: the run folder, for the record.
     """
@@ -78,8 +90,10 @@ def evaluate(
         ledger.grant(budget.bits, 0)
     tallies: list[Tally] = []
     first_round, left, done = 0, budget.bits or 0, 0
-    while done < config.episodes:
-        n_worlds = min(config.parallel_worlds, config.episodes - done)
+    config = complete(config, world.spec)
+    n_episodes, n_parallel = config.episodes or 1, config.parallel_worlds or 1
+    while done < n_episodes:
+        n_worlds = min(n_parallel, n_episodes - done)
         tally = play(
             runtime,
             plan,
@@ -92,29 +106,65 @@ def evaluate(
         )
         tallies.append(tally)
         first_round, left, done = first_round + world.spec.n_steps, tally.left_bits, done + n_worlds
-        display.advance("evaluate", done / config.episodes, {"episodes": done})
-    usage = sum(runtime.each("desk.usage", [()] * runtime.n_hosts))
+        display.advance("evaluate", done / n_episodes, {"episodes": done})
+    usage: NDArray[np.int64] = sum(runtime.each("desk.usage", [()] * runtime.n_hosts))
     seconds = {"evaluation": round(time.perf_counter() - started, 3)}
     throughput = {"evaluation_steps_per_second": round(sum(sum(t.lengths) for t in tallies) / seconds["evaluation"], 1)}
     for name, figure in (training or {}).items():
         (seconds if name.endswith("seconds") else throughput)[name] = figure
-    return _result(config, model, world, plan, runtime, tallies, ledger.statement(), journal, usage, weight)(
-        throughput=throughput, seconds=seconds, run=str(run) if run else ""
+    figures = _figures(config, model, world, plan, tallies, weight)
+    return Result(
+        **figures,
+        runtime=runtime.name,
+        hosts=runtime.n_hosts,
+        ledger=_ledger_figures(ledger.statement()),
+        codec_health=CodecHealth(
+            used_codes=int((usage.sum(0) > 0).sum()),
+            perplexity=float(np.mean([perplexity(row) for row in usage])),
+            dead_codes=int((usage.sum(0) == 0).sum()),
+        ),
+        journal_digest=journal.digest(),
+        throughput=throughput,
+        seconds=seconds,
+        versions=versions(),
+        git=git_revision(),
+        command=command_line(),
+        random_return=random_return,
+        run=str(run) if run else "",
     )
 
 
-def _result(
-    config: RunConfig,
-    model: Model,
-    world: World,
-    plan: Plan,
-    runtime: Runtime,
-    tallies: list[Tally],
-    statement: Statement,
-    journal: Journal,
-    usage: NDArray[np.int64],
-    rate_weight: float,
-) -> Any:  # noqa: ANN401 (a constructor that waits for the last three fields)
+def random_return(world: World, config: RunConfig) -> Estimate:
+    """What agents return that draw every action evenly, over as many episodes as are played in parallel."""
+    n_worlds, spec = config.parallel_worlds or 1, world.spec
+    generator = torch.Generator().manual_seed(config.seed + EVALUATION_SEED)
+    counts = torch.tensor(spec.action_counts)
+    world.set_progress(1.0)
+    step = world.reset(n_worlds, generator)
+    total = torch.zeros(n_worlds)
+    dice = torch.Generator().manual_seed(config.seed)
+    while not bool(step.done.all()):
+        action = (torch.rand(n_worlds, spec.n_agents, generator=dice) * counts).long()
+        step = world.step(torch.minimum(action, counts - 1))
+        total += step.reward.mean(1)
+    return estimate(total.tolist())
+
+
+def _ledger_figures(statement: Statement) -> LedgerFigures:
+    return LedgerFigures(
+        granted=statement.granted,
+        spent=statement.spent,
+        leased=statement.leased,
+        available=statement.available,
+        dropped=statement.dropped_messages,
+        degraded=0,
+    )
+
+
+def _figures(
+    config: RunConfig, model: Model, world: World, plan: Plan, tallies: list[Tally], rate_weight: float
+) -> dict[str, Any]:
+    """What the tallies come to: success, return, bits, messages, and the frontier."""
     n = world.spec.n_agents
 
     def total(name: str) -> float:
@@ -129,15 +179,13 @@ def _result(
 
     success = [value for tally in tallies for value in tally.success] if world.spec.success else []
     calibration = model.calibration
-    fields: dict[str, Any] = {
+    return {
         "world": world.spec.name,
         "method": config.method,
         "codec": config.codec,
         "topology": config.topology,
         "seed": config.seed,
         "steps": config.steps,
-        "runtime": runtime.name,
-        "hosts": runtime.n_hosts,
         "charging_rule": f"{config.charging}: {CHARGING_RULES[config.charging]}; {ABSENCE_RULE}; evaluation only",
         "budget": config.budget,
         "bit_price": calibration.bit_price(rate_weight) if config.bit_price is None else config.bit_price,
@@ -152,20 +200,7 @@ def _result(
         "density": len(model.edges) / (n * (n - 1)) if n > 1 else 0.0,
         "wire_bytes": int(sums[2]) // 8,
         "frames": int(total("n_frames")),
-        "parallel_worlds": min(config.parallel_worlds, config.episodes),
-        "ledger": LedgerFigures(
-            granted=statement.granted,
-            spent=statement.spent,
-            leased=statement.leased,
-            available=statement.available,
-            dropped=statement.dropped_messages,
-            degraded=0,
-        ),
-        "codec_health": CodecHealth(
-            used_codes=int((usage.sum(0) > 0).sum()),
-            perplexity=float(np.mean([perplexity(row) for row in usage])),
-            dead_codes=int((usage.sum(0) == 0).sum()),
-        ),
+        "parallel_worlds": min(config.parallel_worlds or 1, config.episodes or 1),
         "rate_gap": sums[1] / sums[0] - 1 if sums[0] else 0.0,
         "frontier": [
             FrontierPoint(
@@ -178,12 +213,7 @@ def _result(
             for rung in calibration.rungs
         ],
         "edges": [tuple(edge) for edge in model.edges],
-        "journal_digest": journal.digest(),
-        "versions": versions(),
-        "git": git_revision(),
-        "command": command_line(),
     }
-    return lambda **rest: Result(**fields, **rest)
 
 
 def evaluate_run(path: Path, config: RunConfig, out: Path | None, display: Display) -> Result:
@@ -215,7 +245,17 @@ def evaluate_run_on(runtime: Runtime, path: Path, config: RunConfig, out: Path |
     try:
         discard_journal(fresh)
         with Journal(fresh) as journal:
-            result = evaluate(model, config, world, runtime, journal, display, training=training, run=folder.path)
+            result = evaluate(
+                model,
+                config,
+                world,
+                runtime,
+                journal,
+                display,
+                training=training,
+                random_return=old.random_return if old else None,
+                run=folder.path,
+            )
         fresh.replace(folder.journal)
         write_yaml(config, folder.config)
         write_json(folder.result, result.to_json())

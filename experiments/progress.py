@@ -48,6 +48,7 @@ class PlainLines:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._started = self._last = time.monotonic()
+        self._share = 0.0
 
     def say(self, text: str) -> None:
         """The line."""
@@ -56,6 +57,9 @@ class PlainLines:
     def advance(self, stage: str, share: float, figures: Mapping[str, Any]) -> None:
         """A line, unless the last one is recent."""
         now = time.monotonic()
+        if share < self._share:  # another job began
+            self._started = now
+        self._share = share
         if now - self._last >= PLAIN_SECONDS:
             self._last = now
             left = (now - self._started) * (1 - share) / max(share, 1e-3)

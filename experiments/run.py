@@ -20,11 +20,11 @@ from commlib.agents.play import Books, play
 from commlib.agents.runtime import LocalRuntime
 from commlib.codecs.build import make_codec
 from commlib.codecs.float32 import Float32Codec
-from commlib.config import RunConfig, make_config, read_yaml
+from commlib.config import RunConfig, make_config, read_yaml, replay_config
 from commlib.errors import AgentError
 from commlib.exchange import make_plan
 from commlib.experiments.calibrate import calibrate
-from commlib.experiments.compose import n_hosts, open_runtime
+from commlib.experiments.compose import complete, n_hosts, open_runtime
 from commlib.experiments.evaluate import evaluate
 from commlib.experiments.model import Model, furnish
 from commlib.experiments.progress import Quiet, make_display
@@ -56,7 +56,10 @@ def run(
     Args:
         world: a name, a live world, a PettingZoo `ParallelEnv` or a factory of one.
         agent: called with an agent id; anything with ``act(observation, inbox) -> (action, message)``.
-        codec, topology, budget, runtime: as on the command line, such as ``budget="64 bit/step"``.
+        codec: vq, int8, float32 or ``package.module:Class``.
+        topology: none, full, ring or commformer.
+        budget: shared by all agents, such as ``"64 bit/step"``; None caps nothing.
+        runtime: local or ray.
         quiet: show no progress.
         settings: any other setting of `commlib.config.RunConfig`, such as ``episodes=128`` or ``seed=3``.
 
@@ -66,10 +69,11 @@ def run(
     made = make_world(world)
     spec = made.spec
     config = make_config(
-        ("run", {"codebook_size": 64, "episodes": 64, "parallel_worlds": 64}),
+        ("run", {"episodes": 64}),
         ("run", {**settings, "world": spec.name, "method": "custom", "codec": codec, "topology": topology}),
         ("run", {"budget": budget, "runtime": runtime}),
     )
+    config = complete(config, spec)
     graph = make_topology(topology, spec.n_agents, config.density)
     edges = graph.edges()
     width = settings.get("message_width") or probe_width(agent, made, config.seed)
@@ -131,7 +135,7 @@ def fit_to_agents(
     build = partial(soloists, factory, world.spec, edges, width)
     codec = make_codec(config.codec, width, config.codebook_size)
     lossless = Model(build, Float32Codec(width).freeze(), edges)
-    n_worlds = min(FIT_EPISODES, config.stages.calibrate_worlds)
+    n_worlds = min(FIT_EPISODES, config.stages.calibrate_worlds or FIT_EPISODES)
     runtime = LocalRuntime(1)
     plan = make_plan(edges, (0,) * world.spec.n_agents, config.charging)
     furnish(runtime, plan, lossless)
@@ -165,8 +169,8 @@ class Trained:
 
     def evaluate(self, **settings: Any) -> Result:  # noqa: ANN401
         """Play again with other settings, such as ``budget="64 bit/step"``; nothing is written."""
-        config = make_config(("run", self.config.model_dump()), ("evaluate", settings))
-        world = make_world(config.world)
+        world = make_world(self.config.world)
+        config = complete(replay_config(self.config, ("evaluate", settings)), world.spec)
         opened = open_runtime(config, n_hosts(config, world.spec.n_agents))
         try:
             with Journal.in_memory() as journal:

@@ -33,8 +33,8 @@ from commlib.errors import CodecError, ConfigError, RunError
 from commlib.exchange import make_plan, partition
 from commlib.experiments.calibrate import calibrate
 from commlib.experiments.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from commlib.experiments.compose import n_hosts, open_runtime, resolve
-from commlib.experiments.evaluate import evaluate
+from commlib.experiments.compose import complete, n_hosts, open_runtime, resolve
+from commlib.experiments.evaluate import evaluate, random_return
 from commlib.experiments.model import Calibration, Model, learned_team
 from commlib.experiments.progress import Display, make_display
 from commlib.experiments.worlds import make_world
@@ -111,7 +111,7 @@ class Training:
         self.team.each("set_learner", build_learner, config, spec, [list(block) for block in self.team.blocks])
         learning = config.learning
         self.learning = Learning(
-            n_worlds=learning.n_worlds,
+            n_worlds=learning.n_worlds or 256,
             n_epochs=learning.n_epochs,
             n_minibatches=learning.n_minibatches,
             gamma=learning.gamma,
@@ -119,7 +119,8 @@ class Training:
             edges_every=learning.edges_every,
         )
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.iteration, self.steps, self.fitted, self.bit_price = 0, 0, False, 0.0
+        self.iteration, self.steps, self.bit_price = 0, 0, 0.0
+        self.fitted, self.priced = False, False  # the stages that were entered
         self.seconds, self.cpu_seconds = 0.0, 0.0
 
     # --- the stages ---------------------------------------------------------------------------------------------------
@@ -131,7 +132,7 @@ class Training:
                 continue
             if stage.name != "dense" and not self.fitted:
                 self.fit()
-            if stage.name == "priced" and self.bit_price == 0.0:
+            if stage.name == "priced" and not self.priced:
                 self.set_price()
             self.learn(stage)
             self.save()
@@ -180,6 +181,7 @@ class Training:
         calibration = model.calibration
         found = calibration.bit_price(calibration.rate_weight(None))
         self.bit_price = found if self.config.bit_price is None else self.config.bit_price
+        self.priced = True  # a price of 0 is a price: a resumed run must not look for another
 
     def share_codec(self) -> None:
         """Give this codec to every host."""
@@ -243,6 +245,7 @@ class Training:
             "iteration": self.iteration,
             "steps": self.steps,
             "fitted": self.fitted,
+            "priced": self.priced,
             "bit_price": self.bit_price,
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
@@ -258,7 +261,7 @@ class Training:
             return
         position = checkpoint.position
         self.iteration, self.steps = position["iteration"], position["steps"]
-        self.fitted, self.bit_price = position["fitted"], position["bit_price"]
+        self.fitted, self.priced, self.bit_price = position["fitted"], position["priced"], position["bit_price"]
         self.seconds, self.cpu_seconds = position["seconds"], position["cpu_seconds"]
         tensors = dict(checkpoint.tensors)
         self.generator.set_state(tensors.pop("generator"))
@@ -302,11 +305,13 @@ def run_training(
         RunError: the folder holds a run already (without `resume`), or another one (with it).
     """
     folder = RunFolder(out)
+    world = world or make_world(config.world)
+    config = complete(config, world.spec)
+    check_names(config, world.spec)
     prepare_folder(folder, config, resume=resume)
     if resume and folder.result.is_file():
         display.say(f"{'resume':>10}  {out} is finished already")
         return folder.read_result()
-    world = world or make_world(config.world)
     opened = runtime or open_runtime(config, n_hosts(config, world.spec.n_agents))
     try:
         training = Training(config, world, opened, folder, display)
@@ -315,13 +320,30 @@ def run_training(
         model = training.run()
         save_model(model, *training.deployed, folder)
         with Journal(folder.journal) as journal:
-            result = evaluate(model, config, world, opened, journal, display, training=training.throughput(), run=out)
+            result = evaluate(
+                model,
+                config,
+                world,
+                opened,
+                journal,
+                display,
+                training=training.throughput(),
+                random_return=random_return(world, config),
+                run=out,
+            )
         write_json(folder.result, result.to_json())
         return result
     finally:
         if runtime is None:
             opened.close()
         world.close()
+
+
+def check_names(config: RunConfig, world: WorldSpec) -> None:
+    """Refuse what cannot be built before anything is written."""
+    n_hosts(config, world.n_agents)
+    make_codec(config.codec, config.message_width, config.codebook_size)
+    make_topology(config.topology, world.n_agents, config.density)
 
 
 def prepare_folder(folder: RunFolder, config: RunConfig, *, resume: bool) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from pettingzoo import ParallelEnv  # type: ignore[import-untyped]
+from pettingzoo import ParallelEnv
 from torch import Tensor
 
 from commlib.errors import WorldError
@@ -71,6 +71,7 @@ class PettingZooWorld:
             action_counts=tuple(int(space.n) for space in actions),
             n_steps=n_steps or _episode_limit(env),
             source=type(env.unwrapped).__module__,
+            is_batched=False,
         )
         self._clock = 0
         self._observation = np.zeros((0, len(self._agents), max(self._widths)), dtype=np.float32)

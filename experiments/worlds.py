@@ -23,7 +23,7 @@ from commlib.plugins import load_object, nearest
 from commlib.world import World, WorldSpec
 
 if TYPE_CHECKING:
-    from pettingzoo import ParallelEnv  # type: ignore[import-untyped]
+    from pettingzoo import ParallelEnv
 
     Nameable: TypeAlias = str | World | ParallelEnv[Any, Any, Any] | Callable[[], World | ParallelEnv[Any, Any, Any]]
 

@@ -1,10 +1,13 @@
 """What every test shares: one thread per process, and the command line as a user meets it."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,3 +37,35 @@ def run_cli(tmp_path: Path) -> RunCli:
         )
 
     return run
+
+
+TINY = {
+    "steps": 2000,
+    "episodes": 32,
+    "parallel_worlds": 16,
+    "codebook_size": 16,
+    "learning": {"n_worlds": 32, "hidden": 16},
+    "stages": {"calibrate_worlds": 8, "calibrate_rounds": 1},
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_settings() -> dict[str, Any]:
+    """Settings with which a whole run on guide takes a second or two."""
+    return deepcopy(TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on guide, for reading only: whoever changes a run copies it first."""
+    from commlib.experiments.train import train
+
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    train("guide", out=out, quiet=True, budget="64 bit/step", **deepcopy(TINY))
+    return out
+
+
+@pytest.fixture
+def run_copy(tiny_run: Path, tmp_path: Path) -> Path:
+    """The same run, to be changed at will."""
+    return Path(shutil.copytree(tiny_run, tmp_path / "run"))

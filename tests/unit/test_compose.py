@@ -1,0 +1,103 @@
+"""World, method, file and command line are laid over each other in that order."""
+
+import pytest
+
+from commlib.agents.runtime import LocalRuntime
+from commlib.config import make_config
+from commlib.errors import ConfigError
+from commlib.experiments import compose
+from commlib.experiments.compose import methods, n_hosts, open_runtime, resolve
+from commlib.experiments.worlds import list_worlds
+from commlib.topology import TOPOLOGIES
+
+
+@pytest.fixture
+def layers(monkeypatch):
+    """Two worlds and two methods, of settings that can be told apart."""
+    recipes = {
+        "maze": {"world": "maze", "steps": 1, "seed": 1, "density": 0.1, "learning": {"hidden": 8, "clip": 0.11}},
+        "method-ours": {"method": "ours", "steps": 2, "seed": 2, "learning": {"clip": 0.12}},
+        "method-other": {"method": "other", "codec": "int8"},
+    }
+    monkeypatch.setattr(compose, "_recipes", lambda: recipes)
+
+
+def test_later_layers_win_setting_by_setting(layers, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("seed: 3\nlearning: {gamma: 0.5}\n")
+    config = resolve("maze", None, file, {"episodes": 4})
+    assert (config.world, config.method) == ("maze", "ours")
+    assert (config.density, config.steps, config.seed, config.episodes) == (0.1, 2, 3, 4)
+    assert (config.learning.hidden, config.learning.clip, config.learning.gamma) == (8, 0.12, 0.5)
+    assert resolve("maze", None, file, {"seed": 5, "learning": {"clip": 0.3}}).learning.clip == 0.3
+    assert resolve("maze", None, file, {"seed": 5}).seed == 5
+
+
+def test_a_version_finds_its_recipe_and_stays_in_the_name(layers):
+    config = resolve("maze_v1")
+    assert (config.world, config.density) == ("maze_v1", 0.1)
+
+
+def test_a_world_without_a_recipe_has_the_defaults(layers):
+    assert resolve("somewhere:Else", "other").density == make_config().density
+
+
+def test_the_method_of_the_command_line_wins_over_that_of_the_file(layers, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("method: other\nsteps: 7\n")
+    assert resolve("maze", None, file).method == "other"
+    assert resolve("maze", None, file).codec == "int8"
+    assert (resolve("maze", "ours", file).method, resolve("maze", "ours", file).codec) == ("ours", "vq")
+    assert resolve("maze", "ours", file).steps == 7
+
+
+def test_a_wrong_setting_names_the_layer_in_which_it_stands(layers, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("sede: 3\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml: unknown setting 'sede'; did you mean 'seed'\?"):
+        resolve("maze", None, file)
+    with pytest.raises(ConfigError, match=r"command line: unknown setting 'sede'"):
+        resolve("maze", None, None, {"sede": 3})
+
+
+def test_an_unknown_method_names_its_nearest_neighbour():
+    with pytest.raises(ConfigError, match=r"no method is called 'our'; did you mean 'ours'\?"):
+        resolve("guide", "our")
+    with pytest.raises(ConfigError, match=r"no method is called 'zzzz'; there are .*none.*ours"):
+        resolve("guide", "zzzz")
+
+
+@pytest.mark.parametrize("method", methods())
+@pytest.mark.parametrize("world", [spec.name for spec in list_worlds()])
+def test_every_method_resolves_for_every_world(method, world):
+    config = resolve(world, method)
+    assert (config.world, config.method) == (world, method)
+    assert config.topology in TOPOLOGIES
+
+
+def test_every_method_tells_what_it_is():
+    assert {"ours", "none", "dense", "int8"} <= methods().keys()
+    assert all(text and text[0] != "#" for text in methods().values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "hosts"),
+    [({}, 1), ({"runtime": "ray"}, 3), ({"hosts": 2}, 2), ({"runtime": "ray", "hosts": 1}, 1)],
+)
+def test_hosts_unless_told_otherwise(settings, hosts):
+    assert n_hosts(make_config(("test", settings)), 3) == hosts
+
+
+def test_many_agents_share_eight_ray_hosts():
+    assert n_hosts(make_config(("test", {"runtime": "ray"})), 100) == 8
+
+
+def test_more_hosts_than_agents_are_refused():
+    with pytest.raises(ConfigError, match="4 hosts are more than the 3 agents of guide; use fewer"):
+        n_hosts(make_config(("test", {"hosts": 4})), 3)
+
+
+def test_the_local_runtime_needs_no_ray():
+    runtime = open_runtime(make_config(), 2)
+    assert isinstance(runtime, LocalRuntime)
+    assert runtime.n_hosts == 2

@@ -1,0 +1,286 @@
+"""Play is charged to the bit: nothing travels that was not leased, and the books say the same every time."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from commlib.agent import Spoken
+from commlib.agents.play import Books, play
+from commlib.agents.runtime import LocalRuntime
+from commlib.audit import audit
+from commlib.codecs.float32 import Float32Codec
+from commlib.codecs.frozen import CodebookQuantiser, TableCodec
+from commlib.codecs.prior import Prior, to_integers
+from commlib.exchange import CHARGING_RULES, make_plan, partition
+from commlib.experiments.model import Model, furnish
+from commlib.experiments.world_guide import Guide
+from commlib.journal import Journal
+from commlib.ledger import Budget, Ledger
+from commlib.topology import full, none
+
+N_WORLDS = 20
+
+
+class Talkers:
+    """Agents that all say something new in every step, and act by chance."""
+
+    def __init__(self, agents):
+        self.agents = agents
+
+    def reset(self, n_worlds):
+        self.step = 0
+
+    def speak(self, observation, elapsed):
+        self.step += 1
+        n_worlds = len(observation)
+        rows = [np.random.default_rng([agent, self.step]).random((n_worlds, 2)) for agent in self.agents]
+        return Spoken(np.stack(rows).astype(np.float32), np.zeros((len(self.agents), n_worlds), bool))
+
+    def act(self, inbox, uniform):
+        return (uniform * 5).astype(np.int64)
+
+
+class Mutes(Talkers):
+    """The same, but silent."""
+
+    def speak(self, observation, elapsed):
+        spoken = super().speak(observation, elapsed)
+        return spoken._replace(silent=~spoken.silent)
+
+
+def coded(frequency=400.0):
+    """A codec that expects code 0: silence is cheap, and every message that is dropped saves its bits."""
+    codebook = np.random.default_rng(0).random((32, 2)).astype(np.float32)
+    frequencies = np.ones((1, 33, 32))
+    frequencies[..., 0] = frequency
+    return TableCodec("vq", CodebookQuantiser(codebook), Prior(to_integers(frequencies)))
+
+
+def model_of(team=Talkers, codec=None, graph=full):
+    return Model(team, codec or coded(), graph(3).edges())
+
+
+class Stage:
+    """A model, its hosts and its books, ready to play a number of batches."""
+
+    def __init__(self, budget, n_hosts=3, model=None, charging="broadcast", journal=None):
+        self.model = model or model_of()
+        self.world, self.runtime = Guide(), LocalRuntime(n_hosts)
+        self.plan = make_plan(self.model.edges, partition(3, n_hosts), charging)
+        furnish(self.runtime, self.plan, self.model)
+        self.budget = Budget.parse(budget)
+        self.ledger = Ledger(journal or Journal.in_memory(), budget=self.budget)
+        if self.budget.per == "run" and self.budget.bits is not None:
+            self.ledger.grant(self.budget.bits, 0)
+        self.generator = torch.Generator().manual_seed(1)
+        self.round, self.left = 0, self.budget.bits or 0
+
+    def play(self, n_worlds=N_WORLDS, watcher=None):
+        tally = play(
+            self.runtime,
+            self.plan,
+            self.world,
+            Books(self.ledger, self.budget, self.round, self.left),
+            n_worlds=n_worlds,
+            rate_weight=0.0,
+            generator=self.generator,
+            watcher=watcher,
+        )
+        self.round, self.left = self.round + self.world.spec.n_steps, tally.left_bits
+        return tally
+
+    def check(self, *tallies):
+        """The books are sound, closed, and say what the tallies say."""
+        statement, report = self.ledger.statement(), audit(self.ledger.journal)
+        assert report.differences == []
+        assert statement.granted == statement.spent + statement.leased + statement.available
+        assert statement.leased == 0
+        assert statement.spent == sum(tally.wire_bits for tally in tallies) == report.bits_debited
+        assert statement.dropped_messages == sum(tally.n_dropped for tally in tallies)
+        return statement
+
+
+def spent_by_round(stage):
+    spent = {}
+    for entry in stage.ledger.journal.entries():
+        spent[entry.round] = spent.get(entry.round, 0) + entry.bits
+    return spent
+
+
+FREE = {}
+
+
+def demand(charging="broadcast"):
+    """What the talkers spend in each round when nothing caps them."""
+    if charging not in FREE:
+        stage = Stage("unlimited", charging=charging)
+        stage.play()
+        FREE[charging] = spent_by_round(stage)
+    return FREE[charging]
+
+
+@pytest.mark.parametrize("charging", CHARGING_RULES)
+@pytest.mark.parametrize("n_hosts", [1, 2, 3])
+def test_without_a_limit_everything_is_sent_and_granted_as_it_is_spent(n_hosts, charging):
+    stage = Stage("unlimited", n_hosts, charging=charging)
+    tally = stage.play()
+    statement = stage.check(tally)
+    assert tally.n_dropped == 0
+    assert statement.available == 0
+    assert statement.granted == statement.spent > 0
+    assert tally.n_slots == 3 * N_WORLDS * 10
+    assert tally.n_open == tally.n_slots * (1 if charging == "broadcast" else 2), "one for each edge under link"
+    assert 0 < tally.n_frames <= tally.n_rounds * (n_hosts if charging == "broadcast" else n_hosts**2)
+
+
+@pytest.mark.parametrize("charging", CHARGING_RULES)
+@pytest.mark.parametrize("share", [0.0, 0.7, 0.9, 1.5])
+def test_no_step_spends_more_than_its_allowance(share, charging):
+    most = max(demand(charging).values())
+    bits = max(1, int(share * most / N_WORLDS))
+    stage = Stage(f"{bits} bit/step", charging=charging)
+    tally = stage.play()
+    statement = stage.check(tally)
+    assert all(spent <= bits * N_WORLDS for spent in spent_by_round(stage).values())
+    assert statement.available == 0, "an allowance expires at the end of its step"
+    assert statement.granted == statement.spent
+    assert (tally.n_dropped > 0) == (share < 1)
+    assert (tally.wire_bits > 0) == (share > 0.1)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.5])
+def test_no_episode_spends_more_than_its_allowance(share):
+    whole = sum(demand().values())
+    bits = max(1, int(share * whole / N_WORLDS))
+    stage = Stage(f"{bits} bit/episode")
+    tallies = [stage.play() for _ in range(3)]
+    statement = stage.check(*tallies)
+    assert all(tally.wire_bits <= bits * N_WORLDS for tally in tallies)
+    assert statement.available == 0
+    assert all((tally.n_dropped > 0) == (share < 1) for tally in tallies)
+
+
+def test_an_episode_allowance_is_spent_where_it_is_needed_first():
+    whole = sum(demand().values())
+    stage = Stage(f"{whole // N_WORLDS // 2} bit/episode")
+    stage.play()
+    spent = spent_by_round(stage)
+    free = demand()
+    assert spent[0] == free[0]
+    assert sum(bits for round_, bits in spent.items() if round_ >= 8) < free[8] + free[9]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 5.0])
+def test_a_run_has_one_purse_for_all_its_episodes(share):
+    whole = int(sum(demand().values()) * 2 * share)
+    stage = Stage(f"{whole} bit")
+    tallies = [stage.play(), stage.play(n_worlds=3), stage.play(n_worlds=2)]
+    statement = stage.check(*tallies)
+    assert statement.granted == whole
+    assert statement.available == stage.left == whole - statement.spent
+    assert (sum(tally.n_dropped for tally in tallies) > 0) == (share < 1)
+    if share == 0.1:
+        assert tallies[-1].wire_bits == 0, "the purse is empty by then"
+
+
+def test_a_larger_budget_never_lets_less_through():
+    spent = []
+    for bits in (1, 15, 20, 25, 30, 40, 400):
+        stage = Stage(f"{bits} bit/step")
+        tally = stage.play()
+        spent.append(tally.wire_bits)
+    assert spent == sorted(spent)
+    assert 0 == spent[0] < spent[3] < spent[-1]
+
+
+def test_the_silent_pay_nothing():
+    stage = Stage("64 bit/step", model=model_of(team=Mutes))
+    tally = stage.play()
+    assert stage.check(tally).spent == 0
+    assert (tally.n_open, tally.n_messages, tally.n_frames, tally.estimate_bits > 0) == (0, 0, 0, True)
+    lossless = Stage("64 bit/step", model=model_of(Mutes, Float32Codec(2).freeze()))
+    tally = lossless.play()
+    assert (tally.wire_bits, tally.estimate_bits) == (0, 0)
+
+
+def test_without_edges_nothing_is_said():
+    stage = Stage("64 bit/step", model=model_of(graph=none))
+    tally = stage.play()
+    assert stage.check(tally).spent == 0
+    assert (tally.n_open, tally.n_messages) == (0, 0)
+
+
+def test_the_figures_of_a_play_are_over_its_episodes():
+    stage = Stage("unlimited", model=model_of(codec=coded(frequency=1.0)))
+    tally = stage.play(n_worlds=7)
+    assert len(tally.success) == len(tally.returns) == len(tally.lengths) == 7
+    assert set(tally.lengths) == {10}
+    assert tally.n_rounds == 10
+    assert all(0 <= value <= 1 for value in tally.success)
+    assert tally.estimate_bits == pytest.approx(5 * 3 * 7 * 10), "32 codes of a uniform prior: 5 bits each"
+    assert tally.estimate_bits <= tally.payload_bits < tally.wire_bits
+
+
+# --- the same play again
+
+
+BUDGETS = ["unlimited", "25 bit/step", "150 bit/episode", "4 kbit"]
+
+
+def two_batches(budget, journal=None, stop_at=None):
+    """Two plays; with `stop_at`, the process dies in that round."""
+    stage = Stage(budget, journal=journal)
+    seen = []
+
+    def watch(round_):
+        seen.append(round_)
+        if stop_at is not None and len(seen) == stop_at:
+            raise InterruptedError
+
+    for n_worlds in (N_WORLDS, 3):
+        stage.play(n_worlds, watch)
+    return stage
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_a_play_on_the_journal_of_its_first_attempt_changes_nothing(budget):
+    journal = Journal.in_memory()
+    first = two_batches(budget, journal)
+    digest, statement = journal.digest(), first.ledger.statement()
+    assert (statement.dropped_messages > 0) == (budget != "unlimited")
+    again = two_batches(budget, journal)
+    assert journal.digest() == digest
+    assert again.ledger.statement() == statement
+    assert audit(journal).differences == []
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 10, 11, 17, 20])
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_a_play_that_was_cut_off_ends_with_the_books_of_one_that_was_not(budget, stop_at):
+    whole, cut = Journal.in_memory(), Journal.in_memory()
+    two_batches(budget, whole)
+    with pytest.raises(InterruptedError):
+        two_batches(budget, cut, stop_at)
+    two_batches(budget, cut)
+    assert cut.digest() == whole.digest()
+    assert cut.statement() == whole.statement()
+
+
+def test_another_seed_is_another_play():
+    stages = [Stage("unlimited"), Stage("unlimited")]
+    stages[1].generator.manual_seed(2)
+    actions = [[], []]
+    for stage, seen in zip(stages, actions, strict=True):
+        stage.play(watcher=partial(lambda seen, round_: seen.append(round_.action), seen))
+    assert not all(np.array_equal(a, b) for a, b in zip(*actions, strict=True))
+
+
+def test_a_watcher_sees_what_was_charged():
+    stage, seen = Stage("25 bit/step"), []
+    tally = stage.play(watcher=seen.append)
+    assert [round_.step for round_ in seen] == list(range(10))
+    assert sum(8 * len(frame) for round_ in seen for frame in round_.frames.values()) == tally.wire_bits
+    assert sum(debit.bits for round_ in seen for sent in round_.sent for debit in sent.debits) == tally.wire_bits
+    assert all(round_.action.shape == (N_WORLDS, 3) for round_ in seen)
