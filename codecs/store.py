@@ -25,13 +25,20 @@ _LABEL = {"format", "name", "kind", "digest", "calibration"}
 _KINDS = {"codebook": CodebookQuantiser, "grid": GridQuantiser, "bytes": ByteQuantiser}
 
 
+def check_storable(codec: object) -> None:
+    """Refuse a codec that could not be written to a run folder, before a run is spent on it."""
+    if not isinstance(codec, TableCodec) or not isinstance(codec.quantiser, tuple(_KINDS.values())):
+        kind = type(codec.quantiser).__name__ if isinstance(codec, TableCodec) else type(codec).__name__
+        raise CodecError(
+            f"a {kind} cannot be stored in a run folder; freeze to a TableCodec over one of "
+            f"{', '.join(c.__name__ for c in _KINDS.values())}, or use commlib.run"
+        )
+
+
 def save_codec(codec: TableCodec, folder: Path, calibration: dict[str, Any] | None = None) -> None:
     """Write a frozen codec, and how its price knob was calibrated."""
-    kind = next((k for k, c in _KINDS.items() if isinstance(codec.quantiser, c)), None)
-    if kind is None:
-        raise CodecError(
-            f"codec {codec.name}: a {type(codec.quantiser).__name__} cannot be stored; keep it in your code"
-        )
+    check_storable(codec)
+    kind = next(k for k, c in _KINDS.items() if isinstance(codec.quantiser, c))
     arrays = {k: np.ascontiguousarray(v) for k, v in {**codec.quantiser.arrays(), "prior": codec.prior.table}.items()}
     partial = folder / "codec.safetensors.partial"
     try:

@@ -1,8 +1,8 @@
 """`vq`: the message is the nearest of K learned vectors; straight-through in training, a table lookup on the wire.
 
-The quantiser is `VectorQuantize` of vector-quantize-pytorch (van den Oord et al. 2017, arXiv:1711.00937; dead-code
-revival after Dhariwal et al. 2020, arXiv:2005.00341; rotation trick, Fifty et al. 2024, arXiv:2410.06424), composed,
-with the settings that did not collapse in our trials; its codebook is fitted to recorded messages by k-means++.
+The quantiser is `VectorQuantize` of vector-quantize-pytorch (van den Oord et al. 2017, arXiv:1711.00937; rotation trick,
+Fifty et al. 2024, arXiv:2410.06424), composed. Its codebook is fitted once, to recorded messages, by k-means++, and held
+still while agents are fine-tuned through it: running averages with dead-code revival did worse (docs/notebook.md).
 
 Shapes: B messages, D message width, K codebook size.
 """
@@ -55,16 +55,9 @@ class VQCodec(nn.Module):
         super().__init__()
         self.width = width
         self.codebook_size = codebook_size
-        self.quantizer = VectorQuantize(
-            dim=width,
-            codebook_size=codebook_size,
-            decay=0.99,
-            kmeans_init=True,
-            kmeans_iters=20,
-            threshold_ema_dead_code=2,
-            commitment_weight=0.25,
-        )
-        self.quantizer._codebook.initted.data.fill_(True)  # else the first forward would fit a codebook of its own
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # the library draws a first codebook from torch's global generator
+            self.quantizer = VectorQuantize(dim=width, codebook_size=codebook_size, commitment_weight=0.25)
         self.rate = RateTable(1, codebook_size, is_conditional=True)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Quantized:
@@ -79,11 +72,8 @@ class VQCodec(nn.Module):
 
         In our trials it left a third of the distortion of running averages with revival from a random start.
         """
-        if len(messages) < self.codebook_size:
-            raise CodecError(
-                f"{len(messages)} recorded messages cannot fit {self.codebook_size} codes; record more or use a "
-                f"smaller codebook"
-            )
+        if len(messages) == 0:
+            raise CodecError("no recorded messages to fit vq to; nobody speaks")
         pick = torch.randperm(len(messages), generator=generator)[:FIT_MESSAGES]
         seed = int(torch.randint(2**31, (1,), generator=generator))
         codebook = torch.from_numpy(kmeans(messages[pick].numpy(), self.codebook_size, seed))

@@ -8,7 +8,8 @@ open edge from it: one frame, paid once. Under `link` there is a trunk, a frame 
                  ^ context: what was last delivered on the route, kept at both ends ^
 
 Nothing sent means "as expected": a frame in which every message is the expected one is not sent at all and costs
-nothing, because rounds are numbered and both ends see its absence. Agents of one host talk through frames too.
+nothing, because rounds are numbered and both ends see its absence; frames are counted, so
+that a lost one is noticed at the next. Agents of one host talk through frames too.
 
 Shapes: W worlds side by side, N agents, n local agents, D message width, P positions.
 """
@@ -141,6 +142,8 @@ class Endpoint:
     """How often each code was sent, [P, K]."""
     _outgoing: dict[int, Codes] = field(init=False)
     _incoming: dict[int, Codes] = field(init=False)
+    _counts: dict[int, int] = field(init=False)
+    _heard_counts: dict[int, int] = field(init=False)
 
     def __post_init__(self) -> None:
         self.run = run_id(self.codec.digest, repr(self.plan))
@@ -151,6 +154,8 @@ class Endpoint:
         """Forget every context: a new batch of episodes starts on fresh links."""
         self.n_worlds = n_worlds
         self._outgoing = {i: self._fresh(t) for i, t in enumerate(self.plan.trunks) if t.source == self.host}
+        self._counts = dict.fromkeys(self._outgoing, 0)
+        self._heard_counts = dict.fromkeys(range(len(self.plan.trunks)), 0)
         self._incoming = {i: self._fresh(t) for i, t in enumerate(self.plan.trunks) if self.host in t.targets}
 
     def _fresh(self, trunk: Trunk) -> Codes:
@@ -207,6 +212,7 @@ class Endpoint:
                 dropped_bits += full_bits
                 continue
             frames[index] = data
+            self._counts[index] += 1
             dropped_bits += max(0, full_bits - 8 * len(data))
             if allowance_bits is not None:
                 allowance_bits -= 8 * len(data)
@@ -256,7 +262,8 @@ class Endpoint:
         if not self.codec.silence_is_coded and not spoken.all():
             silent = np.packbits(~spoken).tobytes()
             codes, context = codes[spoken], context[spoken]
-        return Frame(self.run, round_number, index, silent, self.codec.encode(codes, context)).pack()
+        payload = self.codec.encode(codes, context)
+        return Frame(self.run, round_number, index, self._counts[index], silent, payload).pack()
 
     def receive(self, round_number: int, frames: dict[int, bytes], alive: NDArray[np.bool_]) -> Received:
         """Read this round's frames, by trunk; a trunk without a frame means that all is as expected.
@@ -269,6 +276,8 @@ class Endpoint:
         if foreign:
             raise FrameError(f"host {self.host} got a frame on trunk {min(foreign)}, which does not lead to it")
         decoded = {index: self._read(round_number, index, data, alive) for index, data in frames.items()}
+        for index in decoded:
+            self._heard_counts[index] += 1
         inbox = np.zeros((self.n_worlds, len(local), len(self.plan.host_of), self.codec.width), np.float32)
         heard: list[Heard] = []
         for index, past in self._incoming.items():
@@ -293,6 +302,11 @@ class Endpoint:
             raise FrameError(
                 f"host {self.host} expected round {round_number} on trunk {index}, the frame is of round {frame.round} "
                 f"on trunk {frame.trunk}"
+            )
+        if frame.count != self._heard_counts[index]:
+            raise FrameError(
+                f"host {self.host} has heard {self._heard_counts[index]} frames on trunk {index}, {frame.count} were sent "
+                f"before this one: some were lost, and what silence meant since is unknown; start on fresh links"
             )
         context = self._incoming[index][:, alive].reshape(-1, self.codec.n_positions)
         codes = self.codec.expected(context)

@@ -2,12 +2,13 @@
 
 A frame is a mail bag with one label for all its letters. The label is a msgpack positional array
 
-    [version, run, round, trunk, silent, payload, checksum]
+    [version, run, round, trunk, count, silent, payload, checksum]
 
     version   1
     run       4 bytes: what codec and which graph both ends agreed on (`run_id`)
-    round     number of the round; a gap tells that a frame was lost
+    round     number of the round
     trunk     which bag of the agreed plan this is, and so who talks to whom (`commlib.exchange`)
+    count     frames sent on this trunk before, since its links were fresh; a gap tells that one was lost
     silent    nil, or a bit for every message (1 = silent) where the codec has no codeword for silence
     payload   the codes of all messages that are not silent, one entropy-coded stream
     checksum  CRC-32 of all that stands before it
@@ -26,7 +27,7 @@ from commlib.errors import ForeignCodec, FrameError
 VERSION = 1
 MAX_FRAME_BYTES = 1 << 28
 _RUN_BYTES = 4
-_FIELDS = 7
+_FIELDS = 8
 
 
 class Frame(NamedTuple):
@@ -35,12 +36,13 @@ class Frame(NamedTuple):
     run: bytes
     round: int
     trunk: int
+    count: int
     silent: bytes | None
     payload: bytes
 
     def pack(self) -> bytes:
         """The bytes that travel, and that are charged."""
-        body = msgpack.packb([VERSION, self.run, self.round, self.trunk, self.silent, self.payload, 0])[:-1]
+        body = msgpack.packb([VERSION, self.run, self.round, self.trunk, self.count, self.silent, self.payload, 0])[:-1]
         return bytes(body + msgpack.packb(zlib.crc32(body)))
 
 
@@ -63,7 +65,7 @@ def unpack(data: bytes) -> Frame:
         raise FrameError(f"{len(data)} bytes are no frame ({type(error).__name__}); it was cut or damaged") from error
     if not isinstance(fields, tuple) or len(fields) != _FIELDS:
         raise FrameError(f"a frame has {_FIELDS} fields; these {len(data)} bytes hold something else")
-    version, run, round_number, trunk, silent, payload, checksum = fields
+    version, run, round_number, trunk, count, silent, payload, checksum = fields
     if type(version) is not int:  # and never shown: the repr of a deeply nested field overflows the stack
         raise FrameError("the version of the frame is no number; it was not made by commlib")
     if version != VERSION:
@@ -75,13 +77,15 @@ def unpack(data: bytes) -> Frame:
         and round_number >= 0
         and type(trunk) is int
         and trunk >= 0
+        and type(count) is int
+        and count >= 0
         and (silent is None or isinstance(silent, bytes))
         and isinstance(payload, bytes)
         and type(checksum) is int
     )
     if not well_typed:
         raise FrameError("a field of the frame has the wrong type; it was not made by commlib")
-    frame = Frame(run, round_number, trunk, silent, payload)
+    frame = Frame(run, round_number, trunk, count, silent, payload)
     if frame.pack() != data:
         raise FrameError(f"the checksum of a {len(data)}-byte frame is wrong; it was damaged on the way")
     return frame

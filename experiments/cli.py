@@ -31,6 +31,9 @@ class Usage(Exception):
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, prog: str, *, description: str, add_help: bool = True) -> None:
+        super().__init__(prog, description=description, add_help=add_help, allow_abbrev=False)
+
     def error(self, message: str) -> NoReturn:
         raise Usage(f"{message}; see `{self.prog} --help`")
 
@@ -39,7 +42,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _console(json_target: str | None) -> Console:
-    """Where people read: stdout, or stderr when stdout carries JSON."""
+    """Where people read: stdout, or stderr when stdout carries JSON. JSON is written first: a closed pipe must not lose it."""
     console = Console(stderr=json_target == "-")
     return console if console.is_terminal else Console(stderr=json_target == "-", width=160)
 
@@ -202,11 +205,11 @@ def _train(argv: list[str]) -> int:
         result = run_training(config, out, display=display, resume=known.resume)
     finally:
         display.close()
+    _write_json(known.json, result.to_json())
     console = _console(known.json)
     _show(console, [result])
     _say_speed(console, result)
     console.print(f"run folder: {out}; next: commlib report {out}", highlight=False)
-    _write_json(known.json, result.to_json())
     return GOOD
 
 
@@ -237,8 +240,8 @@ def _evaluate(argv: list[str]) -> int:
         result = evaluate_run(known.run, config, known.out, display)
     finally:
         display.close()
-    _show(_console(known.json), [result])
     _write_json(known.json, result.to_json())
+    _show(_console(known.json), [result])
     return GOOD
 
 
@@ -257,6 +260,7 @@ def _audit(argv: list[str]) -> int:
     from commlib.experiments.books import audit_run
 
     report, differences = audit_run(known.run)
+    _write_json(known.json, {**report, "differences": differences})
     console = _console(known.json)
     for difference in differences:
         console.print(difference, highlight=False)
@@ -266,7 +270,6 @@ def _audit(argv: list[str]) -> int:
         f"{report['spent']} bits spent of {report['granted']} granted",
         highlight=False,
     )
-    _write_json(known.json, {**report, "differences": differences})
     return FAILED if differences else GOOD
 
 
@@ -285,6 +288,7 @@ def _verify(argv: list[str]) -> int:
         verdict = verify_run(known.run, config, display)
     finally:
         display.close()
+    _write_json(known.json, verdict._asdict())
     console = _console(known.json)
     for difference in verdict.differences[:20]:
         console.print(difference, highlight=False)
@@ -294,7 +298,6 @@ def _verify(argv: list[str]) -> int:
         f"messages through the trainable and the frozen codec ({verdict.n_ties} ties)",
         highlight=False,
     )
-    _write_json(known.json, verdict._asdict())
     return FAILED if verdict.differences else GOOD
 
 
@@ -314,10 +317,10 @@ def _report(argv: list[str]) -> int:
     page = known.out or folders[0].report
     plots = page.parent / "plots"
     write_report(folders, page, plots_dir=plots)
+    _write_json(known.json, {"page": str(page), "plots": str(plots), "results": [r.to_json() for r in results]})
     console = _console(known.json)
     _show(console, results)
     console.print(f"page: {page}; figures: {plots}", highlight=False)
-    _write_json(known.json, {"page": str(page), "plots": str(plots), "results": [r.to_json() for r in results]})
     return GOOD
 
 
@@ -354,6 +357,7 @@ def _list(argv: list[str]) -> int:
     from commlib.experiments.listing import listing
 
     rows = listing(known.what, known.runs_dir)
+    _write_json(known.json, {known.what: rows})
     console = _console(known.json)
     if known.what == "runs" and not rows:
         console.print(f"no runs in {known.runs_dir}")
@@ -362,7 +366,6 @@ def _list(argv: list[str]) -> int:
         console.print(
             f"[bold]{name}[/]  " + "; ".join(str(value) for value in rest if value not in ("", None)), highlight=False
         )
-    _write_json(known.json, {known.what: rows})
     return GOOD
 
 
@@ -374,11 +377,11 @@ def _doctor(argv: list[str]) -> int:
     from commlib.experiments.doctor import diagnose, diagnose_target
 
     findings = diagnose_target(known.target) if known.target else diagnose()
+    _write_json(known.json, {"findings": [finding._asdict() for finding in findings]})
     console = _console(known.json)
     for finding in findings:
         mark = "[green]good[/]" if finding.is_good else "[red]bad [/]"
         console.print(f"{mark}  {finding.name}: {finding.text}", highlight=False)
-    _write_json(known.json, {"findings": [finding._asdict() for finding in findings]})
     return GOOD if all(finding.is_good for finding in findings) else FAILED
 
 

@@ -145,9 +145,6 @@ def fit_to_agents(
     _, codes = runtime.each("desk.recorded", [()])[0]
     if len(codes):
         messages = torch.from_numpy(lossless.codec.embed(codes))
-        distinct = len(np.unique(codes, axis=0))
-        if config.codec == "vq" and distinct < config.codebook_size:  # fewer things are said than there are codes
-            codec = make_codec(config.codec, width, max(2, distinct))
         codec.fit(messages, generator)
     stages = config.stages.model_copy(update={"calibrate_worlds": n_worlds, "margin": max(config.stages.margin, 0.01)})
     model = Model(build, codec.freeze(), edges)

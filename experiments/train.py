@@ -27,7 +27,7 @@ from commlib.agents.policy import PolicySpec
 from commlib.agents.runtime import Runtime
 from commlib.agents.training import Learning, Rollout, Team, collect, update
 from commlib.codecs.build import make_codec
-from commlib.codecs.store import load_codec, read_header, save_codec
+from commlib.codecs.store import check_storable, load_codec, read_header, save_codec
 from commlib.config import RunConfig, make_config, read_yaml, write_yaml
 from commlib.errors import CodecError, ConfigError, RunError
 from commlib.exchange import make_plan, partition
@@ -70,6 +70,7 @@ def phase_of(config: RunConfig, stage: Stage, steps: int, bit_price: float) -> P
     learning = config.learning
     share = min(1.0, (steps - stage.start) / (stage.stop - stage.start))
     is_dense = stage.name == "dense"
+    price = bit_price * share if stage.name == "priced" else 0.0  # a price that jumps shuts agents up for good
     first_rate = learning.learning_rate * (1.0 if is_dense else config.stages.fine_tune_rate)
     return Phase(
         learning_rate=first_rate * (1 - 0.95 * share),
@@ -80,7 +81,7 @@ def phase_of(config: RunConfig, stage: Stage, steps: int, bit_price: float) -> P
         use_codec=not is_dense,
         use_gate=stage.name == "priced",
         all_edges=is_dense and config.topology == "commformer" and share < learning.warm_up,
-        objective=Objective(learning.clip, learning.value_weight, bit_price if stage.name == "priced" else 0.0),
+        objective=Objective(learning.clip, learning.value_weight, price),
     )
 
 
@@ -106,7 +107,9 @@ class Training:
         config, spec = self.config, self.world.spec
         self.plan = make_plan((), partition(spec.n_agents, self.runtime.n_hosts), config.charging)
         self.codec = make_codec(config.codec, config.message_width, config.codebook_size)
-        n_positions = self.codec.freeze().n_positions
+        frozen = self.codec.freeze()
+        check_storable(frozen)
+        n_positions = frozen.n_positions
         self.team = Team(self.runtime, self.plan, config.message_width, n_positions)
         self.team.each("set_learner", build_learner, config, spec, [list(block) for block in self.team.blocks])
         learning = config.learning

@@ -155,6 +155,8 @@ def compare_codecs(model: Model, config: RunConfig, folder: RunFolder) -> tuple[
     unlike = (trained.codes.numpy() != frozen).any(-1)
     distances = [((x.numpy() - z) ** 2).sum(-1) for z in (trained.z.numpy(), model.codec.embed(frozen))]
     ties = np.abs(distances[0] - distances[1]) <= TIE * np.maximum(*distances) + 1e-12
-    wrong = int((unlike & ~ties).sum())
+    meant = model.codec.embed(trained.codes.numpy())
+    astray = np.abs(meant - trained.z.numpy()).max(-1) > TIE  # the same code stands for something else
+    wrong = int(((unlike & ~ties) | astray).sum())
     words = [f"the trainable and the frozen codec disagree on {wrong} of {N_PROBES} messages"] if wrong else []
     return int((unlike & ties).sum()), words

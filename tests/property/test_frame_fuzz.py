@@ -12,6 +12,7 @@ frames = st.builds(
     run=st.binary(min_size=4, max_size=4),
     round=counts,
     trunk=counts,
+    count=counts,
     silent=st.none() | st.binary(max_size=40),
     payload=st.binary(max_size=300),
 )
@@ -23,8 +24,8 @@ def test_round_trip(frame):
     assert unpack(frame.pack()) == frame
 
 
-@given(st.binary(max_size=200) | st.binary(max_size=100).map(lambda tail: b"\x97\x01\xc4\x04" + tail))
-@example(b"\x97" + b"\x91" * 1000 + b"\xc0" * 7)
+@given(st.binary(max_size=200) | st.binary(max_size=100).map(lambda tail: b"\x98\x01\xc4\x04" + tail))
+@example(b"\x98" + b"\x91" * 1000 + b"\xc0" * 8)
 @settings(max_examples=400, deadline=None)
 def test_any_bytes_are_a_frame_or_a_frame_error(data):
     try:

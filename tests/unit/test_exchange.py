@@ -349,7 +349,7 @@ def test_hosts_with_another_codec_or_graph_do_not_understand_each_other():
 def test_a_list_of_the_silent_of_the_wrong_length_is_refused():
     network = Network(codec=plain())
     frame = Frame(
-        network.ends[0].run, 0, 0, b"\0", network.codec.encode(np.zeros((10, 8), np.int64), np.zeros((10, 8), int))
+        network.ends[0].run, 0, 0, 0, b"\0", network.codec.encode(np.zeros((10, 8), np.int64), np.zeros((10, 8), int))
     )
     refused(network, FrameError, "the list of the silent has 1 bytes for 10 messages", {0: frame.pack()})
 
@@ -361,3 +361,13 @@ def test_messages_must_be_finite(bad):
     vectors[1, 2, 0] = bad
     with pytest.raises(AgentError, match="host 0: a message in round 0 holds NaN or infinity"):
         network.round(vectors)
+
+
+def test_a_lost_frame_is_noticed_at_the_next_one():
+    network = Network()
+    quiet, alive = np.zeros((2, network.n_worlds), bool), np.ones(network.n_worlds, bool)
+    sender, receiver = network.ends
+    first, second = (sender.send(number, draw(number)[:2], quiet, alive, None).frames for number in range(2))
+    assert first, "the first frame was sent, and is now lost"
+    with pytest.raises(FrameError, match="has heard 0 frames on trunk 0, 1 were sent before this one: some were lost"):
+        receiver.receive(1, second, alive)

@@ -112,20 +112,19 @@ def test_a_team_with_a_hidden_channel_is_caught(team, cheat, word):
     model, config, world, folder = team
     loud = {name: 3 * weight for name, weight in model.build_team.args[1].items()}
     cheater = partial(cheat, model.build_team.args[0], loud)
-    verdict = verify(
-        type(model)(cheater, model.codec, model.edges), config, world, LocalRuntime(3), folder, Quiet()
-    )
+    verdict = verify(type(model)(cheater, model.codec, model.edges), config, world, LocalRuntime(3), folder, Quiet())
     assert any(word in difference for difference in verdict.differences)
 
 
 def test_a_trainable_codec_that_says_something_else_is_found(team, tmp_path):
     model, config, _, folder = team
     assert compare_codecs(model, config, folder)[1] == []
-    quantiser = model.codec.quantiser
-    moved = type(quantiser)(np.roll(quantiser.codebook, 1, axis=0).copy())
-    other = type(model)(model.build_team, type(model.codec)("vq", moved, model.codec.prior), model.edges)
-    (sentence,) = compare_codecs(other, config, folder)[1]
-    assert "the trainable and the frozen codec disagree on " in sentence
+    book = model.codec.quantiser.codebook
+    for wrong_book in (np.roll(book, 1, axis=0).copy(), 1.1 * book, book[::-1] - 0.2):
+        moved = type(model.codec.quantiser)(wrong_book)
+        other = type(model)(model.build_team, type(model.codec)("vq", moved, model.codec.prior), model.edges)
+        (sentence,) = compare_codecs(other, config, folder)[1]
+        assert "the trainable and the frozen codec disagree on " in sentence
     (missing,) = compare_codecs(model, config, RunFolder(tmp_path))[1]
     assert "holds no checkpoint" in missing
 

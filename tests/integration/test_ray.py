@@ -1,0 +1,216 @@
+"""The same run on Ray actors: same books, same figures; and what happens when an actor dies."""
+
+import os
+import threading
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+import commlib
+from commlib.agents.ray_runtime import RayRuntime
+from commlib.audit import audit
+from commlib.errors import AgentError, HostError
+from commlib.experiments.books import audit_run
+from commlib.experiments.compose import complete, resolve
+from commlib.experiments.evaluate import evaluate_run_on
+from commlib.experiments.progress import Quiet
+from commlib.experiments.train import load_model, run_training
+from commlib.experiments.verify import verify
+from commlib.experiments.worlds import make_world
+from commlib.journal import Journal
+from commlib.records import RunFolder
+
+N_HOSTS = 3
+OF_THE_PLACE = {"runtime", "seconds", "throughput", "run", "command"}
+
+
+@pytest.fixture(scope="module")
+def runtime():
+    """Ray started once, with three hosts."""
+    opened = RayRuntime(N_HOSTS, call_seconds=100)
+    yield opened
+    opened.close()
+    assert not ray.is_initialized(), "Ray was started by us, so it is ended by us"
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_settings):
+    return {**tiny_settings, "hosts": N_HOSTS, "budget": "48 bit/step", "steps": 1280}
+
+
+@pytest.fixture(scope="module")
+def runs(runtime, settings, tmp_path_factory):
+    """The same training and evaluation in this process and on actors."""
+    folder = tmp_path_factory.mktemp("runs")
+    local = run_training(resolve("guide", None, None, settings), folder / "local", display=Quiet())
+    config = resolve("guide", None, None, {**settings, "runtime": "ray"})
+    on_ray = run_training(config, folder / "ray", display=Quiet(), runtime=runtime)
+    return folder, local, on_ray
+
+
+def figures(result):
+    return {name: value for name, value in result.to_json().items() if name not in OF_THE_PLACE}
+
+
+def test_actors_and_one_process_write_the_same_books(runs):
+    folder, local, on_ray = runs
+    assert (local.runtime, on_ray.runtime, on_ray.hosts) == ("local", "ray", N_HOSTS)
+    assert on_ray.journal_digest == local.journal_digest
+    assert figures(on_ray) == figures(local)
+    assert on_ray.ledger.spent > 0
+    curves = [
+        [{k: v for k, v in row.items() if k != "seconds"} for row in RunFolder(folder / name).read_metrics()]
+        for name in ("local", "ray")
+    ]
+    assert curves[0] == curves[1]
+    files = [(folder / name / "codec" / "codec.safetensors").read_bytes() for name in ("local", "ray")]
+    assert files[0] == files[1]
+
+
+def test_the_books_of_a_run_on_actors_reconcile(runs):
+    folder, _, on_ray = runs
+    report, differences = audit_run(folder / "ray")
+    assert differences == []
+    assert report["spent"] == on_ray.ledger.spent
+    with Journal.reader(folder / "ray" / "journal.sqlite") as journal:
+        assert audit(journal).n_receipts == report["receipts"] > 0
+        assert {entry.holder for entry in journal.entries()} == {"host-0", "host-1", "host-2"}
+
+
+def test_actors_compute_what_the_learner_computes(runs, runtime, settings):
+    folder, _, _ = runs
+    world = make_world("guide")
+    config = complete(resolve("guide", None, None, {**settings, "runtime": "ray"}), world.spec)
+    run = RunFolder(folder / "local")
+    verdict = verify(load_model(run, world), config, world, runtime, run, Quiet())
+    assert verdict.differences == []
+    assert verdict.n_rounds == 20
+
+
+def test_a_run_trained_here_is_evaluated_there(runs, runtime, settings, tmp_path):
+    folder, local, _ = runs
+    world = make_world("guide")
+    config = complete(resolve("guide", None, None, {**settings, "runtime": "ray"}), world.spec)
+    result = evaluate_run_on(runtime, folder / "local", config, tmp_path / "again", Quiet())
+    assert result.journal_digest == local.journal_digest
+
+
+# --- a user's agent
+
+
+def test_a_users_agent_lives_in_an_actor(runtime):
+    """A class that only this process knows, and whose messages tell in which process it lives."""
+
+    class Teller:
+        def __init__(self, agent_id):
+            self.agent_id = agent_id
+
+        def act(self, observation, inbox):
+            assert observation.flags.writeable
+            assert all(heard.flags.writeable for heard in inbox.values())
+            observation[:] = 0
+            return 0, np.array([self.agent_id, len(inbox)], np.float32)
+
+    results = [
+        commlib.run(
+            "guide", Teller, topology="ring", runtime=name, hosts=3, episodes=8,
+            stages={"calibrate_worlds": 8, "calibrate_rounds": 1, "rungs": 2},
+        )
+        for name in ("local", "ray")
+    ]  # fmt: skip
+    assert results[0].journal_digest == results[1].journal_digest
+    assert results[1].runtime == "ray"
+    assert ray.is_initialized(), "a cluster that was running is left running"
+
+
+def test_what_an_agent_does_wrong_over_there_is_told_here(runtime):
+    runtime.each("set_desk", [(_Broken, host) for host in range(N_HOSTS)])
+    with pytest.raises(AgentError, match="agent 7 lost its way"):
+        runtime.each("desk.fail_on_purpose", [()] * N_HOSTS)
+    with pytest.raises(
+        HostError, match="'desk.fail_by_accident' failed on a host: ZeroDivisionError: division by zero"
+    ):
+        runtime.each("desk.fail_by_accident", [()] * N_HOSTS)
+    with pytest.raises(HostError, match="'desk.echo' failed on a host: TypeError"):
+        runtime.each("desk.echo", [(1, 2)] * N_HOSTS)
+
+
+# --- the boundary
+
+
+def test_arrays_arrive_writable_and_do_not_come_back_changed(runtime):
+    runtime.each("set_desk", [(_Broken, host) for host in range(N_HOSTS)])
+    for n in (3, 1_000_000):  # shipped inline, and through the object store
+        sent = torch.arange(n, dtype=torch.float32), np.arange(n), {"nested": [np.zeros(n)]}, None, "word"
+        for answer in runtime.each("desk.scribble", [(sent,)] * N_HOSTS):
+            tensor, array, nested, nothing, word = answer
+            assert isinstance(tensor, torch.Tensor)
+            assert (nothing, word) == (None, "word")
+            assert array.flags.writeable
+            tensor += 1
+            array += 1
+            assert (tensor[0], array[0], nested["nested"][0][0]) == (100, 100, 99)
+        assert (sent[0][0], sent[1][0], sent[2]["nested"][0][0]) == (0, 0, 0)
+
+
+class _Broken:
+    """Something to call on a host."""
+
+    def __init__(self, host):
+        self.host = host
+
+    def fail_on_purpose(self):
+        raise AgentError("agent 7 lost its way")
+
+    def fail_by_accident(self):
+        return 1 / 0
+
+    def hang(self):
+        threading.Event().wait()
+
+    def echo(self, value):
+        return value
+
+    def scribble(self, values):
+        tensor, array, nested, *rest = values
+        tensor[0], array[0], nested["nested"][0][0] = 99, 99, 99
+        return (tensor, array, nested, *rest)
+
+
+class _Suicidal(_Broken):
+    """Ends its own process."""
+
+    def hang(self):
+        os._exit(1)
+
+
+# --- last: a host dies, and its runtime with it
+
+
+def test_a_host_that_hangs_is_given_up(runtime):
+    hasty = RayRuntime(1, call_seconds=0.5)
+    hasty.each("set_desk", [(_Broken, 0)])
+    with pytest.raises(HostError, match=r"host \[0\] did not answer 'desk.hang' within 0.5 s; it hangs, is stopped"):
+        hasty.each("desk.hang", [()])
+    hasty.close()
+
+
+def test_a_host_that_dies_in_the_middle_of_a_call_is_told_at_once(runtime):
+    doomed = RayRuntime(2)
+    doomed.each("set_desk", [(_Broken, 0), (_Suicidal, 1)])
+    with pytest.raises(HostError, match="an agent host died during 'desk.hang'; continue the run with --resume"):
+        doomed.each("desk.hang", [()] * 2)
+    doomed.close()
+
+
+def test_a_host_that_was_killed_is_told_at_once(runtime):
+    doomed = RayRuntime(2)
+    doomed.each("set_desk", [(_Broken, host) for host in range(2)])
+    ray.kill(doomed._actors[1], no_restart=True)
+    with pytest.raises(HostError, match="an agent host died during 'desk.echo'; continue the run with --resume"):
+        doomed.each("desk.echo", [(1,)] * 2)
+    doomed.close()
+    doomed.close()
+    assert ray.is_initialized(), "the first runtime still needs it"

@@ -1,0 +1,276 @@
+"""The command line: wrong usage is one sentence and exit 2, JSON stays alone on stdout, and help is quick."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from commlib import __version__
+from commlib.experiments import cli
+from commlib.experiments.cli import COMMANDS, FAILED, GOOD, WRONG_USAGE
+from commlib.records import RunFolder
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """`command("list", "worlds")` runs in this process, in an empty folder: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        try:
+            code = cli.main([str(word) for word in words])
+        except SystemExit as end:
+            code = end.code
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+WRONG = {
+    "unknown command": (["trian", "guide"], "no command is called 'trian'; did you mean 'train'?"),
+    "unknown command, nothing near": (["xyzzy"], "no command is called 'xyzzy'; there are demo, train"),
+    "unknown flag": (["train", "guide", "--sede", "1"], "unknown flag --sede; did you mean --seed?"),
+    "unknown nested flag": (["train", "guide", "--learning.gama=1"], "did you mean --learning.gamma?"),
+    "unknown flag before the world": (["train", "--sede", "1", "guide"], "unknown flag --sede"),
+    "unknown flag, nothing near": (["train", "guide", "--zzzzz"], "see `commlib train --help`"),
+    "short form of a flag": (["train", "guide", "--resu"], "unknown flag --resu"),
+    "unexpected word": (["train", "guide", "again"], "unexpected 'again'"),
+    "no world": (["train"], "which world?"),
+    "no world, with a setting": (["train", "--steps", "10"], "which world?"),
+    "unknown world": (["train", "gudie"], "there is no world 'gudie'; did you mean guide_v1?"),
+    "unknown method": (["train", "guide", "--method", "our"], "no method is called 'our'; did you mean 'ours'?"),
+    "unknown codec": (["train", "guide", "--codec", "vqq"], "no codec is called 'vqq'; did you mean 'vq'?"),
+    "unknown topology": (["train", "guide", "--topology", "rings"], "no topology is called 'rings'"),
+    "unknown runtime": (["train", "guide", "--runtime", "gpu"], "runtime = 'gpu': Input should be 'local' or 'ray'"),
+    "missing value": (["train", "guide", "--seed"], "--seed needs a value"),
+    "missing value before a flag": (["train", "guide", "--seed", "--quiet"], "--seed needs a value"),
+    "missing value of a word": (["train", "guide", "--out"], "argument --out: expected one argument"),
+    "no number": (["train", "guide", "--seed", "many"], "seed = 'many': Input should be a valid integer"),
+    "negative budget": (["train", "guide", "--budget", "-5 bit/step"], "is less than one bit"),
+    "budget without unit": (["train", "guide", "--budget=64"], "the budget '64' has no unit"),
+    "no steps": (["train", "guide", "--steps", "0"], "steps = '0': Input should be greater than or equal to 1"),
+    "too many hosts": (["train", "guide", "--hosts", "7"], "7 hosts are more than the 3 agents of guide"),
+    "missing file": (["train", "guide", "--config", "no.yaml"], "cannot read no.yaml: No such file or directory"),
+    "module not there": (["train", "nowhere.at_all:World"], "there is no module 'nowhere'"),
+    "gate without its stage": (["train", "guide", "--gate", "talk"], "give it steps, such as --stages.priced 0.2"),
+    "evaluate nothing": (["evaluate"], "the following arguments are required: RUN"),
+    "audit nothing": (["audit"], "the following arguments are required: RUN"),
+    "report nothing": (["report"], "the following arguments are required: RUN"),
+    "audit two": (["audit", "a", "b"], "unrecognized arguments: b"),
+    "list nothing": (["list"], "the following arguments are required: what"),
+    "list unknown": (["list", "things"], "invalid choice: 'things'"),
+    "demo on something else": (["demo", "--runtime", "gpu"], "invalid choice: 'gpu'"),
+}
+
+
+@pytest.mark.parametrize(("words", "sentence"), WRONG.values(), ids=WRONG.keys())
+def test_wrong_usage_is_exit_2_and_one_sentence(command, tmp_path, words, sentence):
+    code, out, err = command(*words)
+    assert code == WRONG_USAGE
+    assert err.startswith("commlib: ")
+    assert sentence in err
+    assert err.count("\n") == 1
+    assert out == ""
+    assert list(tmp_path.iterdir()) == [], "nothing is written before the usage is right"
+
+
+@pytest.mark.parametrize("content", ["sede: 3\n", "learning: {gama: 0.5}\n", "- a list\n", "a: [1\n", "seed: many\n"])
+def test_a_wrong_file_is_exit_2_and_names_the_file(command, tmp_path, content):
+    (tmp_path / "mine.yaml").write_text(content)
+    code, out, err = command("train", "guide", "--config", "mine.yaml")
+    assert (code, out, err.count("\n")) == (WRONG_USAGE, "", 1)
+    assert err.startswith("commlib: mine.yaml")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
+
+
+@pytest.mark.parametrize("name", ["evaluate", "verify", "audit", "report"])
+def test_a_missing_run_is_named(command, name):
+    code, out, err = command(name, "runs/none")
+    assert (code, out, err.count("\n")) == (FAILED, "", 1)
+    assert err.startswith("commlib: runs/none holds no run")
+
+
+def test_a_run_to_resume_that_is_not_there(command, tmp_path):
+    code, out, err = command("train", "guide", "--out", "here", "--resume")
+    assert (code, out, err.count("\n")) == (FAILED, "", 1)
+    assert "here holds no run to resume; start it without --resume" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_traceback_of_a_wrong_usage_as_well(command):
+    code, _, err = command("train", "guide", "--seed", "many", "--debug")
+    assert code == WRONG_USAGE
+    assert "Traceback" in err
+    assert err.splitlines()[-1].startswith("commlib: ")
+
+
+def test_no_command_shows_the_help_and_is_wrong(command):
+    code, out, _ = command()
+    assert code == WRONG_USAGE
+    assert out.startswith("usage: commlib COMMAND")
+
+
+def test_the_version(command):
+    assert command("--version") == (GOOD, f"commlib {__version__}\n", "")
+
+
+# --- help
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_every_command_explains_itself(command, name, flag):
+    code, out, err = command(name, flag)
+    assert (code, err) == (GOOD, "")
+    assert f"commlib {name}" in out
+    assert "--json" in out
+
+
+def test_the_help_of_train_lists_every_setting(command):
+    _, out, _ = command("train", "--help")
+    for setting in cli._setting_names(cli.RunConfig):
+        assert "--" + setting.replace("_", "-") in out
+
+
+def test_the_overview_names_every_command(command):
+    code, out, _ = command("--help")
+    assert code == GOOD
+    assert all(f"  {name} " in out for name in COMMANDS)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["audit", "--help"], ["trian"], ["--version"]])
+def test_help_and_wrong_usage_load_neither_torch_nor_ray(words):
+    script = (
+        "import sys\nfrom commlib.experiments import cli\n"
+        "try:\n    cli.main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'torch', 'ray', 'pettingzoo', 'scipy'} & set(sys.modules)), file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_the_module_is_the_command(run_cli):
+    done = run_cli("list", "things")
+    assert (done.returncode, done.stdout) == (WRONG_USAGE, "")
+    assert done.stderr.startswith("commlib: argument what: invalid choice")
+    assert run_cli("list", "methods").returncode == GOOD
+
+
+# --- JSON
+
+
+def only_json(out):
+    value = json.loads(out)
+    assert isinstance(value, dict)
+    return value
+
+
+@pytest.mark.parametrize("what", ["worlds", "codecs", "topologies", "methods", "runs"])
+def test_lists_as_json(command, what):
+    code, out, _ = command("list", what, "--json", "-")
+    assert code == GOOD
+    rows = only_json(out)[what]
+    assert rows or what == "runs"
+    assert all("name" in row for row in rows)
+
+
+def test_a_doctors_findings_as_json(command):
+    code, out, _ = command("doctor", "nowhere:Thing", "--json", "-")
+    assert code == FAILED
+    assert only_json(out)["findings"][0]["is_good"] is False
+
+
+def test_json_into_a_file(command, tmp_path):
+    code, out, _ = command("list", "codecs", "--json", "codecs.json")
+    assert (code, bool(out)) == (GOOD, True)
+    assert only_json((tmp_path / "codecs.json").read_text())["codecs"]
+    code, _, err = command("list", "codecs", "--json", "nowhere/codecs.json")
+    assert (code, err.count("\n")) == (FAILED, 1)
+
+
+def test_audit_verify_evaluate_and_report_as_json(command, run_copy):
+    result = RunFolder(run_copy).read_result()
+    code, out, _ = command("audit", run_copy, "--json", "-")
+    assert code == GOOD
+    audited = only_json(out)
+    assert (audited["differences"], audited["spent"]) == ([], result.ledger.spent)
+    code, out, _ = command("verify", run_copy, "--quiet", "--json", "-", "--hosts", "3")
+    assert (code, only_json(out)["differences"]) == (GOOD, [])
+    code, out, _ = command("report", run_copy, "--json", "-")
+    assert code == GOOD
+    assert Path(only_json(out)["page"]).is_file()
+    code, out, _ = command("evaluate", "--episodes", "8", run_copy, "--quiet", "--json", "-", "--budget=1 kbit/step")
+    assert code == GOOD
+    evaluated = only_json(out)
+    assert (evaluated["return"]["n"], evaluated["budget"]) == (8, "1 kbit/step")
+    assert RunFolder(run_copy).read_result().to_json() == evaluated
+    assert command("audit", run_copy)[0] == GOOD
+
+
+def test_train_as_json_with_settings_before_and_after_the_world(command, tmp_path):
+    code, out, _ = command(
+        "train", "--steps", "640", "--no-rate-aware", "guide", "--episodes=8", "--learning.n-worlds", "32",
+        "--stages.calibrate_worlds", "8", "--codebook-size", "8", "--quiet", "--json", "-", "--out", "run",
+    )  # fmt: skip
+    assert code == GOOD
+    result = only_json(out)
+    assert (result["world"], result["steps"], result["return"]["n"], result["frontier"]) == ("guide_v1", 640, 8, [])
+    assert json.loads((tmp_path / "run" / "result.json").read_text()) == result
+
+
+# --- what a trained team can no longer change
+
+
+@pytest.mark.parametrize("name", ["evaluate", "verify"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--codec", "int8"),
+        ("--message-width", "4"),
+        ("--topology=full",),
+        ("--steps", "5"),
+        ("--learning.gamma", "0.1"),
+    ],
+)
+def test_what_training_settled_cannot_be_changed_afterwards(command, run_copy, name, words):
+    before = {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()}
+    code, out, err = command(name, run_copy, "--quiet", *words)
+    assert (code, out, err.count("\n")) == (WRONG_USAGE, "", 1)
+    assert "was settled in training" in err
+    assert {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()} == before
+
+
+def test_what_training_settled_may_be_repeated(command, run_copy):
+    assert command("evaluate", run_copy, "--quiet", "--codec", "vq", "--episodes", "8")[0] == GOOD
+
+
+def test_a_failed_audit_is_exit_1(command, run_copy):
+    result = json.loads((run_copy / "result.json").read_text())
+    result["ledger"]["spent"] += 8
+    (run_copy / "result.json").write_text(json.dumps(result))
+    code, out, _ = command("audit", run_copy)
+    assert code == FAILED
+    assert "1 differences" in out
+
+
+def test_what_is_unexpected_is_one_sentence_too(command, monkeypatch):
+    def broken(_):
+        raise ZeroDivisionError("a long\nstory")
+
+    monkeypatch.setitem(COMMANDS, "audit", ("", broken))
+    code, out, err = command("audit", "x")
+    assert (code, out, err.count("\n")) == (FAILED, "", 1)
+    assert "unexpected ZeroDivisionError: a long story; run again with --debug" in err
+    with pytest.raises(ZeroDivisionError):
+        command("audit", "x", "--debug")
