@@ -72,7 +72,9 @@ class CodecHealth(_Figures):
 
 
 class FrontierPoint(_Figures):
-    """One setting of the encoder's price knob."""
+    """One setting of the encoder's price knob, measured in calibration: the least bit price (reward per bit) at which it
+    pays, its rate weight (squared distortion per bit), and what it gives; bits are estimates.
+    """
 
     bit_price: float
     rate_weight: float
@@ -95,6 +97,7 @@ class Result(_Figures):
     charging_rule: str
     budget: str | None
     bit_price: float
+    rate_weight: float
     success: Estimate
     return_: Estimate
     random_return: Estimate | None

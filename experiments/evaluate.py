@@ -189,6 +189,7 @@ def _figures(
         "charging_rule": f"{config.charging}: {CHARGING_RULES[config.charging]}; {ABSENCE_RULE}; evaluation only",
         "budget": config.budget,
         "bit_price": calibration.bit_price(rate_weight) if config.bit_price is None else config.bit_price,
+        "rate_weight": rate_weight,
         "success": estimate(success),
         "return_": estimate([value for tally in tallies for value in tally.returns]),
         "episode_steps": estimate([float(value) for tally in tallies for value in tally.lengths]),

@@ -312,7 +312,7 @@ def _tiles(runs: list[Run]) -> Html:
     if saving is not None:
         share = f"of the wire of dense: {number(100 * saving.share)} %"
         tiles.append(
-            (str(saving).partition(" (")[0], share + ("" if saving.is_like_for_like else ", not like for like"))
+            (saving.times.removesuffix(" *"), share + ("" if saving.is_like_for_like else ", not like for like"))
         )
     else:
         tiles.append((format_bits(result.ledger.spent), f"spent in {result.success.n or result.return_.n} episodes"))
@@ -480,7 +480,7 @@ def _frontier_section(runs: list[Run]) -> Html | None:
             NONE if point.success is None else f"{100 * point.success:.1f}",
             number(point.return_),
             number(point.bits_per_agent_step),
-            "works here" if point.bit_price == run.result.bit_price else "",
+            "works here" if point.rate_weight == run.result.rate_weight else "",
         )
         for nth, run in with_frontier
         for point in sorted(run.result.frontier, key=lambda point: point.bits_per_agent_step)

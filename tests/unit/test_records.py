@@ -25,6 +25,7 @@ PLAIN = {
     "bit_price": 0.01,
     "success": {"mean": None, "ci95": None, "n": 0},
     "return": {"mean": -0.5, "ci95": [-0.6, -0.4], "n": 32},
+    "rate_weight": 0.02,
     "random_return": {"mean": -1.5, "ci95": [-1.7, -1.3], "n": 64},
     "episode_steps": {"mean": 10.0, "ci95": [10.0, 10.0], "n": 32},
     "bits": {"per_agent_step": THREE, "per_agent_episode": THREE, "per_message": THREE},
