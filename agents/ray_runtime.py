@@ -74,7 +74,7 @@ class RayRuntime:
                 f"overloaded: run fewer hosts (--hosts)"
             ) from error
         except RayActorError as error:
-            why = " ".join(str(error).split())[-300:]
+            why = " ".join(str(error).split()).split(". ")[0].rstrip(".")
             raise HostError(f"an agent host died during {what!r} ({why}); continue the run with --resume") from error
         except RayTaskError as error:
             cause = error.cause

@@ -42,7 +42,10 @@ def make_codec(name: str, width: int, codebook_size: int) -> Any:  # noqa: ANN40
             + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}")
         )
     maker = plugins[name].load() if name in plugins else load_object(name)
-    codec = maker(width=width)
+    try:
+        codec = maker(width=width)
+    except TypeError as error:
+        raise ConfigError(f"{name} cannot be made into a codec ({error}); it is called with width=") from error
     missing = [method for method in ("forward", "fit", "set_prior", "freeze") if not hasattr(codec, method)]
     if missing or not isinstance(codec, nn.Module):
         lacks = f"lacks {', '.join(missing)}" if missing else "is no torch.nn.Module"

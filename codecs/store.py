@@ -62,8 +62,8 @@ def load_codec(folder: Path) -> TableCodec:
         arrays = load_file(folder / "codec.safetensors")
         prior = Prior(arrays.pop("prior"))
         codec = TableCodec(str(header["name"]), _quantiser(str(header["kind"]), arrays), prior)
-    except CodecError:
-        raise
+    except CodecError as error:
+        raise CodecError(f"the codec in {folder} is damaged ({error}); copy it again") from error
     except Exception as error:  # a damaged file can fail in any way
         raise CodecError(f"the codec in {folder} is damaged ({type(error).__name__}); copy it again") from error
     if codec.digest != header["digest"]:

@@ -58,6 +58,13 @@ def _write_json(target: str | None, value: object) -> None:
     write_json(Path(target), value)
 
 
+def _json_file(text: str) -> str:
+    """A target for --json that can be written: asked before a run is spent, not after."""
+    if text != "-" and not Path(text).absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"the folder of {text} does not exist; make it first")
+    return text
+
+
 def _show(console: Console, results: list[Result]) -> None:
     from commlib.experiments.report import summary_table
 
@@ -65,7 +72,7 @@ def _show(console: Console, results: list[Result]) -> None:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", metavar="FILE", help="write one JSON object; - for stdout")
+    parser.add_argument("--json", metavar="FILE", type=_json_file, help="write one JSON object; - for stdout")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
 

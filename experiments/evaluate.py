@@ -241,9 +241,11 @@ def evaluate_run_on(runtime: Runtime, path: Path, config: RunConfig, out: Path |
     model = load_model(source, world)
     folder = source if out is None else copy_run(source, out)
     fresh = folder.path / "journal.sqlite.partial"
-    old = source.read_result() if source.result.is_file() else None
+    old = _old_result(source)
     training = {k: v for k, v in {**old.throughput, **old.seconds}.items() if k.startswith("training")} if old else {}
+    staged = RunFolder(folder.path / "evaluation.partial")
     try:
+        staged.path.mkdir(exist_ok=True)
         discard_journal(fresh)
         with Journal(fresh) as journal:
             result = evaluate(
@@ -257,13 +259,24 @@ def evaluate_run_on(runtime: Runtime, path: Path, config: RunConfig, out: Path |
                 random_return=old.random_return if old else None,
                 run=folder.path,
             )
-        fresh.replace(folder.journal)
-        write_yaml(config, folder.config)
-        write_json(folder.result, result.to_json())
+        write_yaml(config, staged.config)
+        write_json(staged.result, result.to_json())
+        fresh.replace(folder.journal)  # all three are written: from here on a full disk cannot part books from figures
+        staged.config.replace(folder.config)
+        staged.result.replace(folder.result)
         return result
     finally:
         discard_journal(fresh)
+        shutil.rmtree(staged.path, ignore_errors=True)
         world.close()
+
+
+def _old_result(folder: RunFolder) -> Result | None:
+    """The figures of training, if there are any to carry over."""
+    try:
+        return folder.read_result()
+    except RunError:
+        return None
 
 
 def discard_journal(path: Path) -> None:

@@ -345,7 +345,7 @@ def run_training(
 def check_names(config: RunConfig, world: WorldSpec) -> None:
     """Refuse what cannot be built before anything is written."""
     n_hosts(config, world.n_agents)
-    make_codec(config.codec, config.message_width, config.codebook_size)
+    check_storable(make_codec(config.codec, config.message_width, config.codebook_size).freeze())
     make_topology(config.topology, world.n_agents, config.density)
 
 

