@@ -118,8 +118,8 @@ class TableCodec:
     def choose(self, vectors: Vectors, context: Codes, rate_weight: float = 0.0) -> Codes:
         """The codes [n, P] of least distortion + rate_weight x bits (Chou, Lookabaugh & Gray 1989).
 
-        `rate_weight` is in units of distortion per bit; `commlib.experiments.calibrate` translates a bit price (reward per bit) into
-        it. A quantiser without a distortion table always gives the nearest code.
+        `rate_weight` is in units of distortion per bit; calibration translates a bit price (reward per bit) into it. A
+        quantiser without a distortion table always gives the nearest code.
         """
         if not np.isfinite(vectors).all():
             raise CodecError("a message holds NaN or infinity; check the agent that made it")

@@ -7,6 +7,7 @@ decentralised execution.
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import shutil
 import subprocess
@@ -306,10 +307,8 @@ def versions() -> dict[str, str]:
     """The versions of what the figures depend on."""
     found = {"python": sys.version.split()[0]}
     for package in _PACKAGES:
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
 
 

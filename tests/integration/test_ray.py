@@ -204,7 +204,7 @@ def test_a_host_that_hangs_is_given_up(runtime):
 def test_a_host_that_dies_in_the_middle_of_a_call_is_told_at_once(runtime):
     doomed = RayRuntime(2)
     doomed.each("set_desk", [(_Broken, 0), (_Suicidal, 1)])
-    with pytest.raises(HostError, match="an agent host died during 'desk.hang' .*; continue the run with --resume$"):
+    with pytest.raises(HostError, match=r"an agent host died during 'desk.hang' .*; continue the run with --resume$"):
         doomed.each("desk.hang", [()] * 2)
     doomed.close()
 
@@ -213,7 +213,7 @@ def test_a_host_that_was_killed_is_told_at_once(runtime):
     doomed = RayRuntime(2)
     doomed.each("set_desk", [(_Broken, host) for host in range(2)])
     ray.kill(doomed._actors[1], no_restart=True)
-    with pytest.raises(HostError, match="an agent host died during 'desk.echo' .*; continue the run with --resume$"):
+    with pytest.raises(HostError, match=r"an agent host died during 'desk.echo' .*; continue the run with --resume$"):
         doomed.each("desk.echo", [(1,)] * 2)
     doomed.close()
     doomed.close()

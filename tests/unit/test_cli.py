@@ -196,7 +196,7 @@ def test_json_into_a_file(command, tmp_path):
     assert (code, bool(out)) == (GOOD, True)
     assert only_json((tmp_path / "codecs.json").read_text())["codecs"]
     code, _, err = command("list", "codecs", "--json", "nowhere/codecs.json")
-    assert (code, err.count("\n")) == (FAILED, 1)
+    assert (code, err.count("\n")) == (WRONG_USAGE, 1)
 
 
 def test_audit_verify_evaluate_and_report_as_json(command, run_copy):

@@ -97,7 +97,7 @@ def test_a_write_that_fails_leaves_the_old_file(step, tmp_path, monkeypatch):
 
     target = records.os if step == "fsync" else type(path)
     monkeypatch.setattr(target, step, full)
-    with pytest.raises(RunError, match="cannot write .*file: No space left on device; free space or choose another"):
+    with pytest.raises(RunError, match=r"cannot write .*file: No space left on device; free space or choose another"):
         write_whole(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
