@@ -174,9 +174,9 @@ class Learner:
         s = self._samples
         self._index, self._inputs = index, self._all_inputs[index]
         noise = None if s.noise is None else s.noise[index]
-        z, _, bits, talk, losses = self._messages(phase, self._inputs, s.context[index], noise)
+        z, _, bits, _, losses = self._messages(phase, self._inputs, s.context[index], noise)
         weight = torch.full_like(bits, 1.0 / (len(index) * self.policy.spec.n_agents))
-        self._rate = phase.objective.rate(bits * talk, weight)
+        self._rate = phase.objective.rate(bits, weight)
         share = len(self.agents) / self.policy.spec.n_agents
         self._commitment = share * sum(losses.values(), torch.zeros(()))
         self._sent = z
@@ -291,7 +291,8 @@ class Learner:
         talk = (gate > 0).float() + (p - p.detach())  # straight through, and exactly 0 or 1 as in use
         x = talk[..., None] * x + (1 - talk[..., None]) * unsaid
         codes = torch.where((gate > 0)[..., None], codes, torch.from_numpy(expected).view_as(codes))
-        return x, codes, bits, talk, losses
+        unsaid_bits = torch.from_numpy(self._frozen.estimate_bits(expected, past)).view_as(bits).float()
+        return x, codes, unsaid_bits + talk * (bits - unsaid_bits), talk, losses
 
     def _inbox(self, z_all: Tensor, adjacency_SR: Tensor) -> Tensor:
         """What each of this host's agents hears, [M, n, N, D]: a slot per sender, zeros where the edge is closed."""

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from commlib.agents.runtime import Runtime
+from commlib.errors import BudgetError
 from commlib.exchange import Heard, Plan, Sent
 from commlib.journal import Entry, Lease, Receipt
 from commlib.ledger import Budget, Ledger
@@ -71,10 +72,14 @@ class Books:
 
 
 class Round(NamedTuple):
-    """One round as a watcher sees it: step of the episode, live worlds [W], frames by trunk, actions [W, N], bills."""
+    """One round as a watcher sees it: step of the episode, live worlds [W], observations [W, N, O] and dealt uniform numbers
+    [W, N], frames by trunk, actions [W, N], bills.
+    """
 
     step: int
     alive: NDArray[np.bool_]
+    observation: NDArray[np.float32]
+    uniform: NDArray[np.float32]
     frames: dict[int, bytes]
     action: NDArray[np.int64]
     sent: list[Sent]
@@ -123,6 +128,7 @@ def play(
                 for block, allowance in zip(blocks, allowances, strict=True)
             ],
         )
+        check_bills(plan, sent)
         purse.settle(number, sent)
         uniform = torch.rand(n_worlds, len(plan.host_of), generator=dice).numpy()
         frames = {index: data for s in sent for index, data in s.frames.items()}
@@ -140,11 +146,28 @@ def play(
         length += alive
         _add_up(tally, sent, n_slots=int(alive.sum()) * len(plan.host_of))
         if watcher is not None:
-            watcher(Round(t, alive, frames, action, sent))
+            watcher(Round(t, alive, observation, uniform, frames, action, sent))
     tally.left_bits = purse.close()
     tally.success = world.success().float().tolist()
     tally.returns, tally.lengths = total.tolist(), length.tolist()
     return tally
+
+
+def check_bills(plan: Plan, sent: list[Sent]) -> None:
+    """Carry nothing that was not billed: a host's word is checked against the bytes that it hands over.
+
+    Raises:
+        BudgetError: a frame that is not the host's own, or bills that do not add up to the frames.
+    """
+    for host, s in enumerate(sent):
+        strange = [index for index in s.frames if plan.trunks[index].source != host]
+        if strange:
+            raise BudgetError(
+                f"host {host} handed over a frame of trunk {strange[0]}, which is not its own; nothing is sent"
+            )
+        weighed, billed = sum(8 * len(frame) for frame in s.frames.values()), sum(debit.bits for debit in s.debits)
+        if weighed != billed:
+            raise BudgetError(f"host {host} billed {billed} bits for frames of {weighed} bits; nothing is sent")
 
 
 def _add_up(tally: Tally, sent: list[Sent], *, n_slots: int) -> None:

@@ -41,7 +41,7 @@ INLINE_BYTES = 1 << 20
 
 
 class RayRuntime:
-    """One actor per host. Start it, call it, close it; or use it as a context manager."""
+    """One actor per host. Opened when made; close it when done."""
 
     name = "ray"
 
@@ -49,11 +49,14 @@ class RayRuntime:
         self.n_hosts = n_hosts
         self._call_seconds = call_seconds
         self._started_ray = _join_or_start()
-        cpus = float(ray.cluster_resources().get("CPU", 1.0))  # type: ignore[no-untyped-call]
-        share = min(1.0, max(0.01, 0.9 * cpus / n_hosts))  # fractional, so that a laptop holds twenty hosts
-        options = RemoteHost.options(num_cpus=share, max_restarts=0, max_task_retries=0)
-        self._actors: list[Any] = [options.remote(host) for host in range(n_hosts)]
-        self._get([actor.ping.remote() for actor in self._actors], START_SECONDS, "start")
+        self._actors: list[Any] = []
+        try:
+            options = RemoteHost.options(num_cpus=_cpu_share(n_hosts), max_restarts=0, max_task_retries=0)
+            self._actors = [options.remote(host) for host in range(n_hosts)]
+            self._get([actor.ping.remote() for actor in self._actors], START_SECONDS, "start")
+        except BaseException:
+            self.close()
+            raise
 
     def each(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Call a method of every host; all at once, answers in host order."""
@@ -80,9 +83,9 @@ class RayRuntime:
             cause = error.cause
             if isinstance(cause, CommlibError):
                 raise cause from error
-            raise HostError(f"{what!r} failed on a host: {type(cause).__name__}: {cause}") from error
+            raise HostError(f"{what!r} failed on a host: {type(cause).__name__}: {_in_a_line(cause)}") from error
         except RayError as error:
-            raise HostError(f"Ray failed during {what!r}: {error}") from error
+            raise HostError(f"Ray failed during {what!r}: {_in_a_line(error)}") from error
         return answers
 
     def close(self) -> None:
@@ -95,6 +98,26 @@ class RayRuntime:
         if self._started_ray:
             ray.shutdown()
             self._started_ray = False
+
+
+def _in_a_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _cpu_share(n_hosts: int) -> float:
+    """What each host asks of the CPUs that are free: a fraction, so that a laptop holds twenty hosts.
+
+    Raises:
+        HostError: all are taken; an actor would wait for ever.
+    """
+    free = float(ray.available_resources().get("CPU", 0.0))  # type: ignore[no-untyped-call]
+    if free < 0.001 * n_hosts:
+        total = float(ray.cluster_resources().get("CPU", 0.0))  # type: ignore[no-untyped-call]
+        raise HostError(
+            f"none of the cluster's {total:g} CPUs is free for {n_hosts} agent hosts; wait for what runs there, or unset "
+            f"RAY_ADDRESS to start a Ray of your own"
+        )
+    return min(1.0, round(0.9 * free / n_hosts, 3))
 
 
 def _join_or_start() -> bool:

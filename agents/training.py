@@ -34,6 +34,7 @@ class Learning:
         gamma: discount.
         gae_lambda: of generalised advantage estimation.
         edges_every: a learned graph is updated in every n-th epoch, alone (CommFormer's bilevel schedule).
+        has_learned_graph: whether there is one.
     """
 
     n_worlds: int
@@ -42,6 +43,7 @@ class Learning:
     gamma: float
     gae_lambda: float
     edges_every: int
+    has_learned_graph: bool
 
 
 class Rollout(NamedTuple):
@@ -109,7 +111,7 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
             None if noise is None else team.split(noise, 1),
         )
         z = torch.cat([s.z for s in said], 1)
-        bits = torch.cat([s.bits * s.talk for s in said], 1)
+        bits = torch.cat([s.bits for s in said], 1)
         chosen = team.each("learner.choose", phase, z, team.split(uniform, 1))
         action, log_prob = (torch.cat(parts, 1) for parts in zip(*chosen, strict=True))
         observation, active = step.observation, step.active & alive[:, None]
@@ -187,13 +189,14 @@ def update(
     n_samples = len(state)
     totals: list[LossTerms] = []
     pending: Gradients | None = None  # applied with the next question, to save a call
+    learns_edges = learning.has_learned_graph and phase.edge_learning_rate > 0
     for epoch in range(learning.n_epochs):
-        step_edges = (iteration * learning.n_epochs + epoch + 1) % learning.edges_every == 0
+        step_edges = learns_edges and (iteration * learning.n_epochs + epoch + 1) % learning.edges_every == 0
         order = torch.randperm(n_samples, generator=generator)
         for index in order.chunk(learning.n_minibatches):
             seed = int(torch.randint(2**31, (1,), generator=generator))
             z = torch.cat(team.each("learner.forward_messages", phase, index, pending), 1)
-            legs = team.each("learner.backward_actions", phase, z, seed)
+            legs = team.each("learner.backward_actions", phase, z, seed if learns_edges else None)
             gradient = sum((leg[0] for leg in legs[1:]), legs[0][0])
             shares = team.each("learner.backward_messages", mine(gradient))
             weights = sum((s[0] for s in shares[1:]), shares[0][0])

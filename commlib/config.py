@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from commlib.errors import ConfigError
 from commlib.ledger import Budget
+from commlib.records import write_whole
 
 
 class _Frozen(BaseModel):
@@ -78,7 +79,7 @@ class RunConfig(_Frozen):
     hosts: int | None = Field(None, ge=1, description="agent hosts; default: one for all when local, one each on Ray")
     budget: str | None = Field(None, description='shared by all agents, such as "64 bit/step"; default: no cap')
     bit_price: float | None = Field(None, ge=0, description="reward per bit; default: what the margin allows")
-    seed: int = Field(0, ge=0, description="of everything random")
+    seed: int = Field(0, ge=0, lt=2**31, description="of everything random")
     steps: int = Field(200_000, ge=1, description="environment steps of training")
     episodes: int | None = Field(
         None, ge=1, description="episodes of the final evaluation; default: what suits the world"
@@ -201,4 +202,4 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def write_yaml(config: RunConfig, path: Path) -> None:
     """Write the whole resolved configuration."""
-    path.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False), encoding="utf-8")
+    write_whole(path, yaml.safe_dump(config.model_dump(), sort_keys=False).encode())

@@ -303,9 +303,9 @@ class Endpoint:
                 f"host {self.host} expected round {round_number} on trunk {index}, the frame is of round {frame.round} "
                 f"on trunk {frame.trunk}"
             )
-        if frame.count != self._heard_counts[index]:
+        if frame.n_earlier != self._heard_counts[index]:
             raise FrameError(
-                f"host {self.host} has heard {self._heard_counts[index]} frames on trunk {index}, {frame.count} were sent "
+                f"host {self.host} has heard {self._heard_counts[index]} frames on trunk {index}, {frame.n_earlier} were sent "
                 f"before this one: some were lost, and what silence meant since is unknown; start on fresh links"
             )
         context = self._incoming[index][:, alive].reshape(-1, self.codec.n_positions)

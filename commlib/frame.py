@@ -31,18 +31,20 @@ _FIELDS = 8
 
 
 class Frame(NamedTuple):
-    """The decoded label and its payload; see the module for the fields."""
+    """The decoded label and its payload; see the module for the fields (`n_earlier` is its count)."""
 
     run: bytes
     round: int
     trunk: int
-    count: int
+    n_earlier: int
     silent: bytes | None
     payload: bytes
 
     def pack(self) -> bytes:
         """The bytes that travel, and that are charged."""
-        body = msgpack.packb([VERSION, self.run, self.round, self.trunk, self.count, self.silent, self.payload, 0])[:-1]
+        body = msgpack.packb([VERSION, self.run, self.round, self.trunk, self.n_earlier, self.silent, self.payload, 0])[
+            :-1
+        ]
         return bytes(body + msgpack.packb(zlib.crc32(body)))
 
 

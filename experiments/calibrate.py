@@ -40,12 +40,15 @@ class _Rehearsal:
     generator: torch.Generator
 
     def __post_init__(self) -> None:
+        self.n_steps = 0
         self._same_seed = int(torch.randint(2**31, (1,), generator=self.generator))
 
     def measure(self, model: Model, rate_weight: float) -> Rung:
         """What a rate weight comes to, always on the same episodes, so that rungs differ by the weight alone."""
         same = _Rehearsal(self.world, self.charging, self.n_worlds, torch.Generator().manual_seed(self._same_seed))
-        return self.rung(same.play(model, rate_weight)[0], rate_weight)
+        tally = same.play(model, rate_weight)[0]
+        self.n_steps += same.n_steps
+        return self.rung(tally, rate_weight)
 
     def play(self, model: Model, rate_weight: float) -> tuple[Tally, Codes, Codes]:
         """One batch of episodes; its tally, contexts and codes."""
@@ -62,6 +65,7 @@ class _Rehearsal:
             rate_weight=rate_weight,
             generator=self.generator,
         )
+        self.n_steps += int(sum(tally.lengths))
         contexts, codes = runtime.each("desk.recorded", [()])[0]
         return tally, contexts, codes
 
@@ -100,7 +104,7 @@ def calibrate(
         or len(codes) < 2
         or codec.quantiser.distortions(codec.embed(codes[:1])) is None
     ):
-        return model
+        return replace(model, calibration=Calibration(n_steps=rehearsal.n_steps))
     ladder = np.geomspace(FIRST_RUNG, LAST_RUNG, stages.rungs or 11).tolist() if stages.rungs != 1 else [FIRST_RUNG * 8]
     variance = float(codec.embed(codes).var(0).sum())
     tuned: list[tuple[Rung, Model]] = [(rehearsal.measure(model, 0.0), model)]
@@ -118,7 +122,7 @@ def calibrate(
     chosen, model = next(pair for pair in kept if pair[0].bits_per_agent_episode <= ENOUGH * fewest)
     weights = [0.0, *(share * variance for share in ladder)]
     rungs = tuple(rehearsal.measure(model, weight) for weight in weights)
-    return replace(model, calibration=Calibration(rungs, weights.index(chosen.rate_weight)))
+    return replace(model, calibration=Calibration(rungs, weights.index(chosen.rate_weight), rehearsal.n_steps))
 
 
 def _best(tuned: list[tuple[Rung, Model]]) -> Rung:

@@ -33,6 +33,7 @@ METHODS = ("none", "dense", "int8", "ours")
 STEPS = 150_000
 EPISODES = 1024
 BUDGET = "2 kbit/step"
+SINGLE = ("dense", "ours")
 SINGLE_EPISODES = 16
 
 
@@ -42,14 +43,14 @@ class Outcome:
 
     Attributes:
         results: one per method.
-        single: ours with one world per frame, so that no header is shared.
+        singles: dense and ours with one world per frame, so that no header is shared.
         checks: each check in words, and whether it holds.
         seconds: wall-clock of the whole.
         page: the report.
     """
 
     results: list[Result]
-    single: Result
+    singles: list[Result]
     checks: list[tuple[str, bool]]
     seconds: float
     page: Path
@@ -63,7 +64,7 @@ class Outcome:
         """As a plain object."""
         return {
             "results": [result.to_json() for result in self.results],
-            "single_world": self.single.to_json(),
+            "single_world": [result.to_json() for result in self.singles],
             "checks": [{"check": text, "holds": holds} for text, holds in self.checks],
             "seconds": self.seconds,
             "page": str(self.page),
@@ -94,14 +95,14 @@ def run_demo(out: Path, runtime_name: str, seed: int, steps: int | None, display
             display.say(f"--- {config.method}: {config.steps:,} environment steps")
             results.append(run_training(config, out / config.method, display=display, runtime=runtime))
             checks += _check(out / config.method, config, runtime, display)
-        single = _single(out, configs[-1], runtime, display)
+        singles = [_single(out, config, runtime, display) for config in configs if config.method in SINGLE]
     finally:
         runtime.close()
         world.close()
     folders = [RunFolder(out / method) for method in METHODS]
     page = out / "report.html"
     write_report(folders, page, plots_dir=out / "plots")
-    outcome = Outcome(results, single, checks, round(time.perf_counter() - started, 1), page)
+    outcome = Outcome(results, singles, checks, round(time.perf_counter() - started, 1), page)
     _tell(outcome, console)
     return outcome
 
@@ -110,7 +111,7 @@ def _clear(out: Path) -> None:
     """Make room for a fresh demo; only folders that a demo made are removed."""
     if out.exists() and not out.is_dir():
         raise RunError(f"{out} is a file; choose another --out")
-    for name in (*METHODS, "ours-single-world"):
+    for name in (*METHODS, *(f"{method}-single-world" for method in SINGLE)):
         if (out / name / "config.yaml").is_file():
             shutil.rmtree(out / name)
     out.mkdir(parents=True, exist_ok=True)
@@ -127,19 +128,23 @@ def _check(path: Path, config: RunConfig, runtime: Runtime, display: Display) ->
 
 
 def _single(out: Path, config: RunConfig, runtime: Runtime, display: Display) -> Result:
-    """Ours with one world at a time: every header is paid in full."""
+    """A method with one world at a time: every header is paid in full."""
     alone = config.model_copy(update={"parallel_worlds": 1, "episodes": SINGLE_EPISODES})
-    return evaluate_run_on(runtime, out / "ours", alone, out / "ours-single-world", display)
+    return evaluate_run_on(runtime, out / config.method, alone, out / f"{config.method}-single-world", display)
 
 
 def _tell(outcome: Outcome, console: Console) -> None:
     console.print(summary_table(outcome.results))
-    ours, single = outcome.results[-1], outcome.single
-    per_message = single.bits.per_message
+    ours = outcome.singles[1]
+    per_message, wires = ours.bits.per_message, [single.bits.per_agent_step.wire for single in outcome.singles]
     console.print(
-        f"ours says {ours.bits.per_agent_episode.estimate:.2f} bits per agent and episode (4.64 are needed); on one "
-        f"world alone, where no header is shared, a message weighs {per_message.wire:.0f} bits on the wire for "
-        f"{per_message.payload:.1f} of payload",
+        f"ours says {outcome.results[-1].bits.per_agent_episode.estimate:.2f} bits per agent and episode (4.64 are needed)",
+        highlight=False,
+    )
+    console.print(
+        f"one world alone, no header shared: ours {wires[1]:.1f} wire bits per agent and step, dense {wires[0]:.1f} "
+        f"({wires[1] / wires[0]:.1%}); a message of ours weighs {per_message.wire:.0f} bits for {per_message.payload:.1f} of "
+        f"payload",
         highlight=False,
     )
     for text, holds in outcome.checks:

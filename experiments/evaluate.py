@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from commlib.agents.play import Books, Tally, Watcher, play
 from commlib.agents.runtime import Runtime
 from commlib.config import RunConfig, write_yaml
-from commlib.errors import RunError
+from commlib.errors import ConfigError, RunError
 from commlib.exchange import ABSENCE_RULE, CHARGING_RULES, Plan, make_plan, partition
 from commlib.experiments.compose import complete, n_hosts, open_runtime
 from commlib.experiments.intervals import estimate
@@ -82,6 +82,11 @@ def evaluate(
     started = time.perf_counter()
     plan = make_plan(model.edges, partition(world.spec.n_agents, runtime.n_hosts), config.charging)
     furnish(runtime, plan, model)
+    if config.bit_price is not None and not model.calibration.rungs:
+        raise ConfigError(
+            f"bit_price = {config.bit_price:g} has nothing to act on: {config.method} has no price-aware "
+            f"encoder; leave it out"
+        )
     budget = config.shared_budget
     weight = model.calibration.rate_weight(config.bit_price) if config.rate_aware else 0.0
     generator = torch.Generator().manual_seed(config.seed + EVALUATION_SEED)
@@ -262,6 +267,7 @@ def evaluate_run_on(runtime: Runtime, path: Path, config: RunConfig, out: Path |
             )
         write_yaml(config, staged.config)
         write_json(staged.result, result.to_json())
+        discard_journal(folder.journal)  # with what a killed writer left beside it, which would be replayed over ours
         fresh.replace(folder.journal)  # all three are written: from here on a full disk cannot part books from figures
         staged.config.replace(folder.config)
         staged.result.replace(folder.result)

@@ -40,10 +40,13 @@ class Rung:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How reward falls as the encoder is told to save bits, and which rung is used unless a price is given."""
+    """How reward falls as the encoder is told to save bits, which rung is used unless a price is given, and the
+    world steps that were played to find out.
+    """
 
     rungs: tuple[Rung, ...] = ()
     chosen: int = 0
+    n_steps: int = 0
 
     def rate_weight(self, bit_price: float | None) -> float:
         """The rate weight for a price in reward per bit: the rung with the largest return - price x bits."""
@@ -64,12 +67,16 @@ class Calibration:
 
     def to_json(self) -> dict[str, Any]:
         """As a plain object."""
-        return {"rungs": [vars(r) for r in self.rungs], "chosen": self.chosen}
+        return {"rungs": [vars(r) for r in self.rungs], "chosen": self.chosen, "n_steps": self.n_steps}
 
     @classmethod
     def from_json(cls, data: dict[str, Any] | None) -> Calibration:
         """Back from the plain object."""
-        return cls() if data is None else cls(tuple(Rung(**r) for r in data["rungs"]), int(data["chosen"]))
+        return (
+            cls()
+            if data is None
+            else cls(tuple(Rung(**r) for r in data["rungs"]), int(data["chosen"]), int(data["n_steps"]))
+        )
 
 
 @dataclass(frozen=True)

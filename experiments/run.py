@@ -17,7 +17,7 @@ import torch
 
 from commlib.agent import Agent, Soloists, checked_reply
 from commlib.agents.play import Books, play
-from commlib.agents.runtime import LocalRuntime
+from commlib.agents.runtime import LocalRuntime, Runtime
 from commlib.codecs.build import make_codec
 from commlib.codecs.float32 import Float32Codec
 from commlib.config import RunConfig, make_config, read_yaml, replay_config
@@ -76,15 +76,17 @@ def run(
     config = complete(config, spec)
     graph = make_topology(topology, spec.n_agents, config.density)
     edges = graph.edges()
-    width = settings.get("message_width") or probe_width(agent, made, config.seed)
-    model = fit_to_agents(agent, made, config, edges, width)
     display = Quiet() if quiet else make_display()
-    opened = open_runtime(config, n_hosts(config, spec.n_agents))
+    opened: Runtime | None = None
     try:
+        width = settings.get("message_width") or probe_width(agent, made, config.seed)
+        model = fit_to_agents(agent, made, config, edges, width)
+        opened = open_runtime(config, n_hosts(config, spec.n_agents))
         with Journal.in_memory() as journal:
             return evaluate(model, config, made, opened, journal, display)
     finally:
-        opened.close()
+        if opened is not None:
+            opened.close()
         display.close()
         made.close()
 

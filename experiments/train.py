@@ -41,7 +41,7 @@ from commlib.experiments.worlds import make_world
 from commlib.journal import Journal
 from commlib.message import Edge
 from commlib.objective import LossTerms, Objective
-from commlib.records import Result, RunFolder, write_json
+from commlib.records import Result, RunFolder, write_json, write_whole
 from commlib.topology import make_topology
 from commlib.world import World, WorldSpec
 
@@ -108,7 +108,6 @@ class Training:
         self.plan = make_plan((), partition(spec.n_agents, self.runtime.n_hosts), config.charging)
         self.codec = make_codec(config.codec, config.message_width, config.codebook_size)
         frozen = self.codec.freeze()
-        check_storable(frozen)
         n_positions = frozen.n_positions
         self.team = Team(self.runtime, self.plan, config.message_width, n_positions)
         self.team.each("set_learner", build_learner, config, spec, [list(block) for block in self.team.blocks])
@@ -120,11 +119,13 @@ class Training:
             gamma=learning.gamma,
             gae_lambda=learning.gae_lambda,
             edges_every=learning.edges_every,
+            has_learned_graph=config.topology == "commformer",
         )
         self.generator = torch.Generator().manual_seed(config.seed)
         self.iteration, self.steps, self.bit_price = 0, 0, 0.0
         self.fitted, self.priced = False, False  # the stages that were entered
         self.seconds, self.cpu_seconds = 0.0, 0.0
+        self.calibration_seconds, self.calibration_steps = 0.0, 0
 
     # --- the stages ---------------------------------------------------------------------------------------------------
 
@@ -202,7 +203,8 @@ class Training:
         model = Model(partial(learned_team, spec, weights), self.codec.freeze(), edges)
         self.world.set_progress(1.0)
         generator = torch.Generator().manual_seed(self.config.seed + 1)
-        return calibrate(
+        started = time.perf_counter()
+        calibrated = calibrate(
             model,
             self.world,
             self.config.charging,
@@ -210,6 +212,9 @@ class Training:
             generator,
             rate_aware=self.config.rate_aware,
         )
+        self.calibration_seconds = time.perf_counter() - started
+        self.calibration_steps = calibrated.calibration.n_steps
+        return calibrated
 
     # --- the record ---------------------------------------------------------------------------------------------------
 
@@ -271,13 +276,15 @@ class Training:
         self.team.each("learner.load_state", tensors)
         self.codec.load_state_dict({k.removeprefix("codec."): v for k, v in tensors.items() if k.startswith("codec.")})
         rows = [row for row in self.folder.read_metrics() if row["iteration"] <= self.iteration]
-        self.folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        write_whole(self.folder.metrics, "".join(json.dumps(row) + "\n" for row in rows).encode())
         self.display.say(f"{'resume':>10}  at iteration {self.iteration}, {self.steps:,} steps done")
 
     def throughput(self) -> dict[str, float]:
         """Steps per second of training, wall-clock; per core where the hosts are in this process."""
         figures = {
             "training_seconds": round(self.seconds, 3),
+            "training_calibration_seconds": round(self.calibration_seconds, 3),
+            "training_calibration_steps": float(self.calibration_steps),
             "training_steps_per_second": round(self.steps / max(self.seconds, 1e-9), 1),
         }
         if self.runtime.name == "local":
@@ -311,12 +318,15 @@ def run_training(
     world = world or make_world(config.world)
     config = complete(config, world.spec)
     check_names(config, world.spec)
-    prepare_folder(folder, config, resume=resume)
+    check_folder(folder, config, resume=resume)
     if resume and folder.result.is_file():
         display.say(f"{'resume':>10}  {out} is finished already")
         return folder.read_result()
+    world.reset(1, torch.Generator().manual_seed(config.seed))  # a world that cannot start leaves no folder behind
     opened = runtime or open_runtime(config, n_hosts(config, world.spec.n_agents))
     try:
+        if not resume:
+            make_folder(folder, config)
         training = Training(config, world, opened, folder, display)
         if resume:
             training.restore()
@@ -349,8 +359,8 @@ def check_names(config: RunConfig, world: WorldSpec) -> None:
     make_topology(config.topology, world.n_agents, config.density)
 
 
-def prepare_folder(folder: RunFolder, config: RunConfig, *, resume: bool) -> None:
-    """Make the folder, or check that it holds this very run."""
+def check_folder(folder: RunFolder, config: RunConfig, *, resume: bool) -> None:
+    """Refuse a folder that holds another run, or that holds none to resume."""
     if folder.config.is_file():
         if not resume:
             raise RunError(f"{folder.path} holds a run already; choose another --out, or continue it with --resume")
@@ -359,6 +369,10 @@ def prepare_folder(folder: RunFolder, config: RunConfig, *, resume: bool) -> Non
         return
     if resume:
         raise RunError(f"{folder.path} holds no run to resume; start it without --resume")
+
+
+def make_folder(folder: RunFolder, config: RunConfig) -> None:
+    """Make the folder with its configuration."""
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         write_yaml(config, folder.config)

@@ -1,9 +1,9 @@
-"""Verification: separate hosts compute the same codes, actions and bits as the learner's one batch.
+"""Verification: separate hosts compute the same codes, actions and bits as any other spread of the agents, and as the learner.
 
-The same evaluation is played twice with the same seed, once over the hosts of the run and once with all agents in one
-place, and compared round by round: what every receiver decoded, what every agent did, what was estimated. A difference
-means a hidden channel, or arithmetic that depends on where an agent lives. The trainable codec is held against the frozen
-one besides.
+The same evaluation is played over the hosts of the run and with the agents spread otherwise, and compared round by round:
+what every receiver decoded, what every agent did, what was estimated. A difference means a hidden channel, or arithmetic
+that depends on where an agent lives. Then the learner is asked, round by round, what it would have said and done, and the
+trainable codec is held against the frozen one.
 """
 
 from __future__ import annotations
@@ -15,19 +15,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from commlib.agents.learner import Learner, Phase
 from commlib.agents.play import Round
 from commlib.agents.runtime import LocalRuntime, Runtime
 from commlib.codec import START, Codes
 from commlib.codecs.build import make_codec
+from commlib.codecs.frozen import TableCodec
 from commlib.config import RunConfig
+from commlib.errors import RunError
 from commlib.exchange import Plan, make_plan, partition
 from commlib.experiments.checkpoint import read_checkpoint
 from commlib.experiments.evaluate import evaluate
 from commlib.experiments.model import Model
 from commlib.experiments.progress import Display
+from commlib.experiments.train import build_learner
 from commlib.frame import unpack
 from commlib.journal import Journal
-from commlib.records import RunFolder
+from commlib.objective import Objective
+from commlib.records import Result, RunFolder
 from commlib.world import World
 
 TIE = 1e-4
@@ -63,11 +68,16 @@ class Eavesdropper:
     rounds: list[Heard] = field(default_factory=list)
     _past: Codes = field(default_factory=lambda: np.zeros((0, 0, 0), np.int64))
 
+    def past(self, seen: Round) -> Codes:
+        """What listeners had before this round, [N, W, P]."""
+        if seen.step == 0:
+            self._past = np.full((len(self.plan.host_of), len(seen.alive), self.model.codec.n_positions), START)
+        return self._past.copy()
+
     def __call__(self, seen: Round) -> None:
         """Take down one round."""
         codec, alive = self.model.codec, seen.alive
-        if seen.step == 0:
-            self._past = np.full((len(self.plan.host_of), len(alive), codec.n_positions), START)
+        self.past(seen)
         for index, trunk in enumerate(self.plan.trunks):
             senders = [route.sender for route in trunk.routes]
             context = self._past[senders][:, alive].reshape(-1, codec.n_positions)
@@ -87,33 +97,111 @@ class Eavesdropper:
 def verify(
     model: Model, config: RunConfig, world: World, runtime: Runtime, folder: RunFolder, display: Display
 ) -> Verdict:
-    """Play on the hosts of `runtime` and in one batch, and compare; without a budget, so that nothing is dropped."""
-    config = config.model_copy(update={"budget": None})
-    plays = []
-    for place in (runtime, LocalRuntime(1)):
-        plan = make_plan(model.edges, partition(world.spec.n_agents, place.n_hosts), "broadcast")
-        ear = Eavesdropper(model, plan)
-        with Journal.in_memory() as journal:
-            evaluate(
-                model,
-                config.model_copy(update={"charging": "broadcast"}),
-                world,
-                place,
-                journal,
-                display,
-                watcher=ear,
-            )
-        plays.append(ear.rounds)
-    differences = compare(*plays)
+    """Play on the hosts of `runtime`, spread otherwise, and through the learner, and compare.
+
+    Without a budget, so that nothing is dropped, and charged by broadcast, which changes no message. Where all agents
+    live on one host, the play beside it has a host for each.
+    """
+    config = config.model_copy(update={"budget": None, "charging": "broadcast"})
+    beside = LocalRuntime(1 if runtime.n_hosts > 1 else world.spec.n_agents)
+    hosts, spread = (_overheard(model, config, world, place, display)[0] for place in (runtime, beside))
+    pupil = Pupil.of(model, config, world, folder)
+    _overheard(
+        model, config.model_copy(update={"rate_aware": False, "bit_price": None}), world, runtime, display, pupil
+    )
     n_ties, against_frozen = compare_codecs(model, config, folder)
     return Verdict(
-        len(plays[0]),
-        sum(heard.codes.size for heard in plays[0]),
-        sum(heard.action.size for heard in plays[0]),
+        len(hosts),
+        sum(heard.codes.size for heard in hosts) + pupil.n_codes,
+        sum(heard.action.size for heard in hosts) + pupil.n_actions,
         N_PROBES,
-        n_ties,
-        differences + against_frozen,
+        n_ties + pupil.n_ties,
+        compare(hosts, spread) + pupil.differences + against_frozen,
     )
+
+
+def _overheard(
+    model: Model, config: RunConfig, world: World, runtime: Runtime, display: Display, pupil: Pupil | None = None
+) -> tuple[list[Heard], Result]:
+    """One evaluation over a runtime's hosts, with every round taken down, and shown to the pupil."""
+    plan = make_plan(model.edges, partition(world.spec.n_agents, runtime.n_hosts), config.charging)
+    ear = Eavesdropper(model, plan)
+
+    def watch(seen: Round) -> None:
+        before = ear.past(seen)
+        ear(seen)
+        if pupil is not None:
+            pupil.check(seen, before, ear.rounds[-1].codes)
+
+    with Journal.in_memory() as journal:
+        result = evaluate(model, config, world, runtime, journal, display, watcher=watch)
+    return ear.rounds, result
+
+
+@dataclass
+class Pupil:
+    """The learner of the checkpoint, asked in every round what it would say and do in the place of the hosts' agents.
+
+    It computes all agents and worlds in one batch, as in training, so its sums may differ from the hosts' in the last
+    bits; where that decides between two codes as near, or on which side of a boundary a dealt number falls, it is a tie.
+    """
+
+    learner: Learner
+    phase: Phase
+    model: Model
+    n_steps: int
+    n_codes: int = 0
+    n_actions: int = 0
+    n_ties: int = 0
+    differences: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, model: Model, config: RunConfig, world: World, folder: RunFolder) -> Pupil:
+        """The learner of a run folder, with all agents."""
+        checkpoint = read_checkpoint(folder.checkpoint)
+        if checkpoint is None:
+            raise RunError(f"{folder.checkpoint} holds no checkpoint; the learner cannot be asked")
+        learner = build_learner(config, world.spec, list(range(world.spec.n_agents)))
+        learner.load_state(checkpoint.tensors)
+        if isinstance(model.codec, TableCodec):  # the prior was counted after training; it decides what silence means
+            learner.codec.set_prior(model.codec.prior)
+            learner.load_codec(learner.codec.state_dict())
+        phase = Phase(0.0, 0.0, 0.0, 0.0, 0.0, True, config.gate == "talk", False, Objective())
+        return cls(learner, phase, model, world.spec.n_steps)
+
+    def check(self, seen: Round, before: Codes, after: Codes) -> None:
+        """Compare one round: codes [N, W, P] before and after it, and the actions."""
+        speakers = sorted({edge.sender for edge in self.model.edges})
+        alive = seen.alive
+        elapsed = torch.full((len(alive),), seen.step / self.n_steps)
+        context = torch.from_numpy(before).permute(1, 0, 2).contiguous()
+        said = self.learner.say(self.phase, torch.from_numpy(seen.observation), elapsed, context, None)
+        z = np.zeros((len(alive), len(after), self.model.codec.width), np.float32)
+        for speaker in speakers:
+            heard, own = after[speaker, alive], said.codes[:, speaker].numpy()[alive]
+            z[alive, speaker] = self.model.codec.embed(heard)
+            unlike = (heard != own).any(-1)
+            x = self.learner.policy.speak(self.learner._inputs[:, speaker])[0].detach().numpy()[alive]
+            distances = [((x - self.model.codec.embed(codes)) ** 2).sum(-1) for codes in (heard, own)]
+            ties = unlike & (np.abs(distances[0] - distances[1]) <= TIE * np.maximum(*distances) + 1e-9)
+            self._count(f"agent {speaker} would say", unlike, ties, seen.step)
+            self.n_codes += len(heard)
+        action, _ = self.learner.choose(self.phase, torch.from_numpy(z), torch.from_numpy(seen.uniform))
+        unlike = action.numpy()[alive] != seen.action[alive]
+        self.n_actions += unlike.size
+        nudged = [
+            self.learner.choose(self.phase, torch.from_numpy(z), torch.from_numpy(seen.uniform + shift))[0].numpy()[
+                alive
+            ]
+            for shift in (-np.float32(TIE), np.float32(TIE))
+        ]
+        self._count("the learner would do", unlike, unlike & (nudged[0] != nudged[1]), seen.step)
+
+    def _count(self, what: str, unlike: NDArray[np.bool_], ties: NDArray[np.bool_], step: int) -> None:
+        self.n_ties += int(ties.sum())
+        wrong = int((unlike & ~ties).sum())
+        if wrong:
+            self.differences.append(f"step {step}: {what} otherwise in {wrong} of {unlike.size} cases")
 
 
 def compare(hosts: list[Heard], learner: list[Heard]) -> list[str]:

@@ -12,7 +12,7 @@ frames = st.builds(
     run=st.binary(min_size=4, max_size=4),
     round=counts,
     trunk=counts,
-    count=counts,
+    n_earlier=counts,
     silent=st.none() | st.binary(max_size=40),
     payload=st.binary(max_size=300),
 )
