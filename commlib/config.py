@@ -59,7 +59,7 @@ class StagesConfig(_Frozen):
     )
     rungs: int | None = Field(None, ge=1, le=11, description="rate weights to try; default: what suits the world")
     calibrate_rounds: int = Field(2, ge=1, description="encode-and-refit rounds at each rung of the ladder")
-    margin: float = Field(0.004, ge=0, description="success (or share of return) that the price may cost")
+    margin: float = Field(0.006, ge=0, description="success (or share of return) that the price may cost")
 
 
 class RunConfig(_Frozen):
