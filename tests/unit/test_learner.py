@@ -1,6 +1,7 @@
 """A learner cut at the messages, over any number of hosts, is the ordinary joint update."""
 
 import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -114,7 +115,7 @@ def test_the_cut_gradient_is_that_of_the_joint_loss(phase, spec):
     weights, edges = weights.clone(), edges.clone()
     s, index = samples([0, 1, 2, 3]), torch.arange(N_SAMPLES)[::2]
     inputs = learner.policy.inputs(s.observation, learner.agents, s.elapsed)[index]
-    z, _, bits, talk, losses = learner._messages(phase, inputs, s.context[index], s.noise[index])
+    z, _, bits, _, losses = learner._messages(phase, inputs, s.context[index], s.noise[index])
     log_p = learner._log_probs(phase, inputs, learner._inbox(z, learner._drawn(phase, 7)))
     even = torch.full_like(bits, 1 / bits.numel())
     active = even * s.active[index]
@@ -124,7 +125,7 @@ def test_the_cut_gradient_is_that_of_the_joint_loss(phase, spec):
         phase.objective.policy(log_ratio, s.advantage[index], active)
         + phase.objective.value(learner.policy.value(s.state[index], s.elapsed[index]), s.target[index], even)
         - phase.entropy_weight * (entropy * active).sum()
-        + phase.objective.rate(bits * talk, even)
+        + phase.objective.rate(bits, even)
         + sum(losses.values())
     )
     parameters = [*learner.policy.parameters(), learner.topology.logits]
@@ -250,7 +251,10 @@ def test_a_fitted_prior_changes_what_silence_means():
 def test_a_gate_gets_a_gradient_from_reward_and_from_the_bit_price():
     gradients = {}
     for bit_price in (0.0, 5.0):
-        (learner,) = learners(SPLITS[0], GATED)
+        (learner,) = learners(SPLITS[0], GATED, codec=fitted_codec())
+        expects_five = fitted_codec()
+        expects_five.set_prior(fit_prior(np.full((50, 1), 5), np.full((50, 1), START), 8, is_conditional=True))
+        learner.load_codec(expects_five.state_dict())
         one_update([learner], PHASES["priced"]._replace(objective=Objective(bit_price=bit_price)))
         gradients[bit_price] = float(learner.policy.encoder[-1].bias.grad[-1])
     assert gradients[0.0] != 0
@@ -342,7 +346,9 @@ def guide_team(n_hosts, codec_maker=lambda: Int8Codec(4)):
     return Team(runtime, plan, 4, 4), world
 
 
-LEARNING = Learning(n_worlds=16, n_epochs=2, n_minibatches=2, gamma=0.95, gae_lambda=0.95, edges_every=2)
+LEARNING = Learning(
+    n_worlds=16, n_epochs=2, n_minibatches=2, gamma=0.95, gae_lambda=0.95, edges_every=2, has_learned_graph=True
+)
 
 
 @pytest.mark.parametrize("phase", PHASES.values(), ids=PHASES.keys())
@@ -361,6 +367,17 @@ def test_a_rollout_and_its_update_are_the_same_over_one_and_three_hosts(phase):
         assert torch.equal(other["weights.vector"], states[0]["weights.vector"])
         assert torch.allclose(other["weights.vector"], state["weights.vector"], atol=2e-4)
     assert one.n_steps == 160
+
+
+def test_without_a_graph_to_learn_every_epoch_steps_the_weights():
+    """An epoch kept for edges that are not there would be work thrown away."""
+    for has_learned_graph, n_steps in ((True, 2), (False, 4)):
+        team, world = guide_team(1)
+        learning = replace(LEARNING, has_learned_graph=has_learned_graph)
+        rollout = collect(team, world, PHASE, learning, source(0))
+        update(team, rollout, PHASE, learning, source(1), iteration=0)
+        (state,) = team.each("learner.state")
+        assert (int(state["weights.n_updates"]), int(state["edges.n_updates"])) == (n_steps, 4 - n_steps)
 
 
 def test_advantages_are_exact_on_a_short_episode():

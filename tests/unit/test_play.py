@@ -13,6 +13,7 @@ from commlib.audit import audit
 from commlib.codecs.float32 import Float32Codec
 from commlib.codecs.frozen import CodebookQuantiser, TableCodec
 from commlib.codecs.prior import Prior, to_integers
+from commlib.errors import BudgetError
 from commlib.exchange import CHARGING_RULES, make_plan, partition
 from commlib.experiments.model import Model, furnish
 from commlib.experiments.world_guide import Guide
@@ -277,6 +278,25 @@ def test_another_seed_is_another_play():
     for stage, seen in zip(stages, actions, strict=True):
         stage.play(watcher=partial(lambda seen, round_: seen.append(round_.action), seen))
     assert not all(np.array_equal(a, b) for a, b in zip(*actions, strict=True))
+
+
+@pytest.mark.parametrize("lie", ["bills", "trunk"])
+def test_a_host_that_bills_less_than_it_sends_gets_nothing_carried(lie):
+    stage = Stage("unlimited")
+    honest = stage.runtime.each
+
+    def lying(method, arguments):
+        answers = honest(method, arguments)
+        if method != "desk.speak":
+            return answers
+        if lie == "bills":
+            return [answers[0]._replace(debits=[]), *answers[1:]]
+        return [answers[0]._replace(frames={1: answers[0].frames[0]}), *answers[1:]]
+
+    stage.runtime.each = lying
+    with pytest.raises(BudgetError, match="host 0 (billed 0 bits for frames of|handed over a frame of trunk 1)"):
+        stage.play()
+    assert stage.ledger.statement().spent == 0
 
 
 def test_a_watcher_sees_what_was_charged():

@@ -71,7 +71,7 @@ def test_a_missing_round_and_another_number_of_worlds_are_found():
 @pytest.fixture(scope="module")
 def team(tiny_run):
     folder = RunFolder(tiny_run)
-    config = make_config(("run", read_yaml(folder.config)), ("test", {"topology": "full", "episodes": 16}))
+    config = make_config(("run", read_yaml(folder.config)), ("test", {"episodes": 16}))
     world = make_world("guide")
     return load_model(folder, world), config, world, folder
 
@@ -81,7 +81,9 @@ def test_a_trained_team_computes_the_same_on_any_number_of_hosts(team, n_hosts):
     model, config, world, folder = team
     verdict = verify(model, config, world, LocalRuntime(n_hosts), folder, Quiet())
     assert verdict.differences == []
-    assert (verdict.n_rounds, verdict.n_codes, verdict.n_actions) == (10, 10 * 3 * 16, 10 * 16 * 3)
+    n_speakers = len({edge.sender for edge in model.edges})
+    assert (verdict.n_rounds, verdict.n_codes) == (10, 10 * 16 * (3 + n_speakers))
+    assert verdict.n_actions == 2 * 10 * 16 * 3
     assert verdict.n_probes > 1000
     assert verdict.n_ties < 0.01 * verdict.n_probes
 
@@ -114,6 +116,24 @@ def test_a_team_with_a_hidden_channel_is_caught(team, cheat, word):
     cheater = partial(cheat, model.build_team.args[0], loud)
     verdict = verify(type(model)(cheater, model.codec, model.edges), config, world, LocalRuntime(3), folder, Quiet())
     assert any(word in difference for difference in verdict.differences)
+
+
+def test_a_hidden_channel_within_one_host_is_caught_too(team):
+    model, config, world, folder = team
+    loud = {name: 3 * weight for name, weight in model.build_team.args[1].items()}
+    whispering = type(model)(partial(Whispering, model.build_team.args[0], loud), model.codec, model.edges)
+    verdict = verify(whispering, config, world, LocalRuntime(1), folder, Quiet())
+    assert any("codes differ" in difference for difference in verdict.differences)
+
+
+def test_a_team_that_is_not_the_learner_of_the_run_is_caught(team):
+    """Alike on any number of hosts, and still not what was trained."""
+    model, config, world, folder = team
+    spec, weights = model.build_team.args
+    other = partial(LearnedTeam, spec, {name: weight.flip(0) for name, weight in weights.items()})
+    verdict = verify(type(model)(other, model.codec, model.edges), config, world, LocalRuntime(3), folder, Quiet())
+    assert any("the learner would do otherwise" in difference for difference in verdict.differences)
+    assert any("would say otherwise" in difference for difference in verdict.differences)
 
 
 def test_a_trainable_codec_that_says_something_else_is_found(team, tmp_path):
