@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from commlib.records import Result
 
 GOOD, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+MOST_DIFFERENCES = 20
 
 
 class Usage(Exception):
@@ -297,8 +298,10 @@ def _verify(argv: list[str]) -> int:
         display.close()
     _write_json(known.json, verdict._asdict())
     console = _console(known.json)
-    for difference in verdict.differences[:20]:
+    for difference in verdict.differences[:MOST_DIFFERENCES]:
         console.print(difference, highlight=False)
+    if len(verdict.differences) > MOST_DIFFERENCES:
+        console.print(f"and {len(verdict.differences) - MOST_DIFFERENCES} more", highlight=False)
     console.print(
         f"{'hosts and learner agree' if not verdict.differences else f'{len(verdict.differences)} differences'}: "
         f"{verdict.n_rounds} rounds, {verdict.n_codes} codes, {verdict.n_actions} actions compared; {verdict.n_probes} "

@@ -116,7 +116,7 @@ def verify(
         sum(heard.action.size for heard in hosts) + pupil.n_actions,
         N_PROBES,
         n_ties + pupil.n_ties,
-        compare(hosts, spread) + pupil.differences + against_frozen,
+        against_frozen + compare(hosts, spread) + pupil.differences,
     )
 
 
