@@ -103,9 +103,11 @@ class Soloists:
         silent = np.ones((n, n_worlds), bool)
         for w, agents in enumerate(self._agents[:n_worlds]):
             for k, agent in enumerate(agents):
-                action, message = checked_reply(
-                    agent.act(observation[w, k].copy(), self._inboxes[w][k]), self._ids[k], self._counts[k], self._width
-                )
+                try:
+                    reply = agent.act(observation[w, k].copy(), self._inboxes[w][k])
+                except Exception as error:  # a user's code can fail in any way
+                    raise AgentError(f"agent {self._ids[k]} failed in act: {type(error).__name__}: {error}") from error
+                action, message = checked_reply(reply, self._ids[k], self._counts[k], self._width)
                 self._actions[w, k] = action
                 if message is not None:
                     vectors[k, w], silent[k, w] = message, False

@@ -32,7 +32,7 @@ class LearningConfig(_Frozen):
     )
     n_epochs: int = Field(4, ge=1, description="passes over each rollout")
     n_minibatches: int = Field(12, ge=1, description="updates per pass")
-    learning_rate: float = Field(1.5e-3, gt=0, description="Adam; falls linearly to 5 %% over the dense stage")
+    learning_rate: float = Field(1.5e-3, gt=0, description="Adam; falls linearly to 5 % over the dense stage")
     edge_learning_rate: float = Field(0.02, gt=0, description="Adam, of a learned graph")
     edges_every: int = Field(5, ge=2, description="a learned graph is updated in every n-th epoch, alone")
     warm_up: float = Field(0.2, ge=0, le=1, description="share of the dense stage with every edge open")
@@ -41,9 +41,7 @@ class LearningConfig(_Frozen):
     clip: float = Field(0.2, gt=0, description="PPO's clip range")
     value_weight: float = Field(0.5, ge=0, description="weight of the critic's error")
     entropy_weight: float = Field(0.01, ge=0, description="reward per nat; falls linearly to 0")
-    floor: float = Field(
-        0.0, ge=0, lt=1, description="share of uniform actions; falls to 0 at 70 %% of the dense stage"
-    )
+    floor: float = Field(0.0, ge=0, lt=1, description="share of uniform actions; falls to 0 at 70 % of the dense stage")
     noise: float = Field(0.0, ge=0, description="standard deviation of noise on continuous messages")
     hidden: int = Field(64, ge=4, description="units per hidden layer")
 
@@ -93,8 +91,9 @@ class RunConfig(_Frozen):
     @field_validator("budget")
     @classmethod
     def _is_a_budget(cls, text: str | None) -> str | None:
-        if text is not None:
-            Budget.parse(text)
+        if text is None or text.lower() in {"none", "null", "unlimited"}:
+            return None
+        Budget.parse(text)
         return text
 
     @model_validator(mode="after")

@@ -191,12 +191,16 @@ def _train(argv: list[str]) -> int:
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings")
     parser.add_argument("--method", help="a recipe from `commlib list methods`")
     parser.add_argument("--out", type=Path, metavar="DIR", help="run folder; default runs/WORLD-METHOD-SEED")
-    parser.add_argument("--resume", action="store_true", help="continue a run that was cut off")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue a run that was cut off; with --out alone, as it was"
+    )
     _add_common(parser)
 
     def default(known: argparse.Namespace) -> RunConfig:
         from commlib.experiments.compose import resolve
 
+        if known.resume and known.out and not (known.world or known.config or known.method):
+            return _config_of(known.out)  # the folder says what it is
         named = read_yaml(known.config).get("world") if known.config else None
         world = known.world or named
         if world is None:
@@ -216,9 +220,19 @@ def _train(argv: list[str]) -> int:
     _write_json(known.json, result.to_json())
     console = _console(known.json)
     _show(console, [result])
+    _say_bill(console, result)
     _say_speed(console, result)
     console.print(f"run folder: {out}; next: commlib report {out}", highlight=False)
     return GOOD
+
+
+def _say_bill(console: Console, result: Result) -> None:
+    dropped = result.ledger.dropped
+    console.print(
+        f"budget {result.budget or 'not capped'}, bit price {result.bit_price:.3g} reward per bit"
+        + (f"; {dropped} messages were dropped for want of budget" if dropped else ""),
+        highlight=False,
+    )
 
 
 def _say_speed(console: Console, result: Result) -> None:
@@ -237,19 +251,28 @@ def _say_speed(console: Console, result: Result) -> None:
 def _evaluate(argv: list[str]) -> int:
     parser = _Parser("commlib evaluate", description="Play a trained team again over charged frames.", add_help=False)
     parser.add_argument("run", metavar="RUN", type=Path, help="a run folder")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write to this run folder instead of into RUN")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="run folder of the figures; default RUN/evaluation-1, -2, ..., so that RUN stays",
+    )
     _add_common(parser)
     known, config = _settings(parser, argv, lambda known: _config_of(known.run), _of_a_trained_team)
-    from commlib.experiments.evaluate import evaluate_run
+    from commlib.experiments.evaluate import evaluate_run, next_evaluation
     from commlib.experiments.progress import make_display
 
     display = make_display(is_quiet=known.quiet)
     try:
-        result = evaluate_run(known.run, config, known.out, display)
+        out = known.out or next_evaluation(known.run)
+        result = evaluate_run(known.run, config, out, display)
     finally:
         display.close()
     _write_json(known.json, result.to_json())
-    _show(_console(known.json), [result])
+    console = _console(known.json)
+    _show(console, [result])
+    _say_bill(console, result)
+    console.print(f"run folder: {out}", highlight=False)
     return GOOD
 
 
@@ -435,7 +458,9 @@ def main(argv: list[str] | None = None) -> int:
     except CommlibError as error:
         return _fail(error, FAILED, rest)
     except KeyboardInterrupt:
-        sys.stderr.write("\ncommlib: interrupted; a training run continues with --resume\n")
+        sys.stderr.write(
+            "\ncommlib: interrupted; a training run that has a checkpoint continues with commlib train --resume --out RUN\n"
+        )
         return INTERRUPTED
     except BrokenPipeError:
         return FAILED

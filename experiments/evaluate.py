@@ -235,6 +235,14 @@ def evaluate_run(path: Path, config: RunConfig, out: Path | None, display: Displ
         world.close()
 
 
+def next_evaluation(run: Path) -> Path:
+    """The first free RUN/evaluation-N."""
+    n = 1
+    while (run / f"evaluation-{n}").exists():
+        n += 1
+    return run / f"evaluation-{n}"
+
+
 def evaluate_run_on(runtime: Runtime, path: Path, config: RunConfig, out: Path | None, display: Display) -> Result:
     """Evaluate a trained run again, with its own or other settings; its result and books are replaced whole.
 
@@ -300,7 +308,8 @@ def copy_run(source: RunFolder, out: Path) -> RunFolder:
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name in ("codec", "policy", "checkpoint"):
-            shutil.copytree(source.path / name, out / name, dirs_exist_ok=True)
+            if (source.path / name).is_dir():
+                shutil.copytree(source.path / name, out / name, dirs_exist_ok=True)
         for name in ("config.yaml", "metrics.jsonl"):
             if (source.path / name).is_file():
                 shutil.copy2(source.path / name, out / name)

@@ -158,7 +158,7 @@ class Training:
             self.seconds += time.perf_counter() - started
             self.cpu_seconds += time.process_time() - cpu
             self.note(stage, phase, rollout, terms)
-            if self.iteration % CHECKPOINT_EVERY == 0:
+            if self.iteration == 1 or self.iteration % CHECKPOINT_EVERY == 0:
                 self.save()
 
     def fit(self) -> None:
@@ -364,8 +364,14 @@ def check_folder(folder: RunFolder, config: RunConfig, *, resume: bool) -> None:
     if folder.config.is_file():
         if not resume:
             raise RunError(f"{folder.path} holds a run already; choose another --out, or continue it with --resume")
-        if make_config((str(folder.config), read_yaml(folder.config))) != config:
-            raise ConfigError(f"{folder.path} holds a run with other settings; resume it with the settings it has")
+        stored = make_config((str(folder.config), read_yaml(folder.config)))
+        unlike = [name for name in type(config).model_fields if getattr(stored, name) != getattr(config, name)]
+        if unlike:
+            raise ConfigError(
+                f"{folder.path} holds a run with other settings: {unlike[0]} is {getattr(stored, unlike[0])!s:.60} there, "
+                f"{getattr(config, unlike[0])!s:.60} here; to continue it as it was: commlib train --resume --out "
+                f"{folder.path}"
+            )
         return
     if resume:
         raise RunError(f"{folder.path} holds no run to resume; start it without --resume")
