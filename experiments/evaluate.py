@@ -253,6 +253,7 @@ def evaluate_run_on(runtime: Runtime, path: Path, config: RunConfig, out: Path |
     source = RunFolder.existing(path)
     world = make_world(config.world)
     model = load_model(source, world)
+    is_new = out is not None and not out.exists()
     folder = source if out is None else copy_run(source, out)
     fresh = folder.path / "journal.sqlite.partial"
     old = _old_result(source)
@@ -280,6 +281,10 @@ def evaluate_run_on(runtime: Runtime, path: Path, config: RunConfig, out: Path |
         staged.config.replace(folder.config)
         staged.result.replace(folder.result)
         return result
+    except BaseException:
+        if is_new:  # a folder without figures is of no use to anybody
+            shutil.rmtree(folder.path, ignore_errors=True)
+        raise
     finally:
         discard_journal(fresh)
         shutil.rmtree(staged.path, ignore_errors=True)
