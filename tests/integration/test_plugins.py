@@ -129,8 +129,8 @@ def mine(tmp_path, monkeypatch):
 
 def test_a_world_and_a_codec_of_ones_own_train_together(mine):
     settings = {
-        "codec": "mine_plugins.codec:SignCodec", "message_width": 8, "steps": 24_000, "episodes": 64, "hosts": 2,
-        "learning": {"n_worlds": 100, "hidden": 16, "learning_rate": 0.01, "gamma": 0.5},
+        "codec": "mine_plugins.codec:SignCodec", "message_width": 2, "steps": 24_000, "episodes": 64, "hosts": 2,
+        "learning": {"n_worlds": 100, "hidden": 16, "learning_rate": 0.003, "gamma": 0.5},
         "stages": {"calibrate_worlds": 16},
     }  # fmt: skip
     result = train("mine_plugins.world:Mirror", out=mine / "run", quiet=True, **settings)

@@ -131,7 +131,7 @@ def test_a_finished_run_is_resumed_to_its_result(whole, capsys):
         (
             [*SETTINGS, "--resume", "--seed", "1"],
             2,
-            "holds a run with other settings; resume it with the settings it has",
+            "holds a run with other settings: seed is 0 there, 1 here",
         ),
         ([*SETTINGS, "--resume", "--method", "int8"], 2, "holds a run with other settings"),
         (SETTINGS, 1, "holds a run already; choose another --out, or continue it with --resume"),

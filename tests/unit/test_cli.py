@@ -214,8 +214,10 @@ def test_audit_verify_evaluate_and_report_as_json(command, run_copy):
     assert code == GOOD
     evaluated = only_json(out)
     assert (evaluated["return"]["n"], evaluated["budget"]) == (8, "1 kbit/step")
-    assert RunFolder(run_copy).read_result().to_json() == evaluated
-    assert command("audit", run_copy)[0] == GOOD
+    assert RunFolder(run_copy).read_result() == result, "the run stays as it is"
+    beside = RunFolder(run_copy / "evaluation-1")
+    assert beside.read_result().to_json() == evaluated
+    assert command("audit", run_copy)[0] == command("audit", beside.path)[0] == GOOD
 
 
 def test_train_as_json_with_settings_before_and_after_the_world(command, tmp_path):
