@@ -17,8 +17,9 @@ from torch import Tensor
 
 from commlib.agent import BatchedTeam, Spoken
 from commlib.agents.policy import Policy, PolicySpec
-from commlib.codec import Codes, FrozenCodec, Vectors
-from commlib.exchange import Endpoint, Heard, Plan, Sent
+from commlib.codec import Codes, FrozenCodec, Vectors, fresh_context
+from commlib.exchange import Endpoint, Heard, Sent
+from commlib.plan import Plan
 
 
 class Acted(NamedTuple):
@@ -109,10 +110,11 @@ class Desk:
         self._endpoint.recorded = []
 
     def recorded(self) -> tuple[Codes, Codes]:
-        """Contexts and codes, [n, P] each, of all messages since `record`."""
+        """Contexts [n, P + 1] and codes [n, P] of all messages since `record`."""
         rows = self._endpoint.recorded or []
-        empty = np.zeros((0, self._endpoint.codec.n_positions), np.int64)
-        contexts, codes = ([empty, *column] for column in zip(*rows, strict=True)) if rows else ([empty], [empty])
+        n_positions = self._endpoint.codec.n_positions
+        rows = [(fresh_context(0, n_positions), np.zeros((0, n_positions), np.int64)), *rows]
+        contexts, codes = zip(*rows, strict=True)
         return np.concatenate(contexts), np.concatenate(codes)
 
     def usage(self) -> NDArray[np.int64]:

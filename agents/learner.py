@@ -68,7 +68,7 @@ class Samples(NamedTuple):
         observation: [L, n, O] of this host's agents; state: [L, N, O] of all (critic only).
         elapsed: share of the episode that is over, [L].
         action, log_prob, advantage, target: [L, n]; active: bool [L, n].
-        context: the codes last sent by this host's agents, [L, n, P].
+        context: what listeners of this host's agents have, [L, n, P + 1].
         noise: drawn by the driver, [L, n, D]; None where there is none.
     """
 
@@ -136,7 +136,7 @@ class Learner:
 
     @torch.no_grad()
     def say(self, phase: Phase, observation: Tensor, elapsed: Tensor, context: Tensor, noise: Tensor | None) -> Said:
-        """Messages for observations [B, n, O]; contexts [B, n, P] are what listeners have."""
+        """Messages for observations [B, n, O]; contexts [B, n, P + 1] are what listeners have."""
         self._inputs = self.policy.inputs(observation, self.agents, elapsed)
         z, codes, bits, talk, _ = self._messages(phase, self._inputs, context, noise)
         return Said(z, codes, bits, talk)
@@ -275,10 +275,10 @@ class Learner:
         """Vectors as listeners get them [M, n, D], codes [M, n, P], bits [M, n], talk in 0/1 [M, n], auxiliary losses."""
         x, gate = self.policy.speak(inputs)
         losses: dict[str, Tensor] = {}
-        codes, bits = context, torch.zeros(x.shape[:2])
+        codes, bits = context[..., :-1], torch.zeros(x.shape[:2])
         if phase.use_codec:
             flat = self.codec(x.reshape(-1, x.shape[-1]), context.reshape(-1, context.shape[-1]))
-            x, codes, bits = flat.z.view_as(x), flat.codes.view_as(context), flat.rate_bits.view(x.shape[:2])
+            x, codes, bits = flat.z.view_as(x), flat.codes.view_as(codes), flat.rate_bits.view(x.shape[:2])
             losses = flat.losses
         elif noise is not None:
             x = x + phase.noise * noise
@@ -286,7 +286,7 @@ class Learner:
             return x, codes, bits, torch.ones(x.shape[:2]), losses
         past = context.reshape(-1, context.shape[-1]).numpy()  # silence is the expected code, here as on the wire
         expected = self._frozen.expected(past)
-        unsaid = torch.from_numpy(self._frozen.embed(expected)).view_as(x)
+        unsaid = torch.from_numpy(self._frozen.embed(expected, past)).view_as(x)
         p = gate.sigmoid()
         talk = (gate > 0).float() + (p - p.detach())  # straight through, and exactly 0 or 1 as in use
         x = talk[..., None] * x + (1 - talk[..., None]) * unsaid

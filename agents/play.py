@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from commlib.agents.runtime import Runtime
 from commlib.errors import BudgetError
-from commlib.exchange import Heard, Plan, Sent
+from commlib.exchange import Heard, Sent
 from commlib.journal import Entry, Lease, Receipt
 from commlib.ledger import Budget, Ledger
+from commlib.plan import Plan
 from commlib.world import World
 
 ALLOWANCE_STEP = 2
@@ -72,10 +73,11 @@ class Books:
 
 
 class Round(NamedTuple):
-    """One round as a watcher sees it: step of the episode, live worlds [W], observations [W, N, O] and dealt uniform numbers
-    [W, N], frames by trunk, actions [W, N], bills.
+    """One round as a watcher sees it: its number, step of the episode, live worlds [W], observations [W, N, O] and dealt
+    uniform numbers [W, N], frames by trunk, actions [W, N], bills.
     """
 
+    number: int
     step: int
     alive: NDArray[np.bool_]
     observation: NDArray[np.float32]
@@ -146,7 +148,7 @@ def play(
         length += alive
         _add_up(tally, sent, n_slots=int(alive.sum()) * len(plan.host_of))
         if watcher is not None:
-            watcher(Round(t, alive, observation, uniform, frames, action, sent))
+            watcher(Round(number, t, alive, observation, uniform, frames, action, sent))
     tally.left_bits = purse.close()
     tally.success = world.success().float().tolist()
     tally.returns, tally.lengths = total.tolist(), length.tolist()

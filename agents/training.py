@@ -17,9 +17,9 @@ from torch import Tensor
 
 from commlib.agents.learner import Gradients, Phase, Samples
 from commlib.agents.runtime import Runtime
-from commlib.codec import START
-from commlib.exchange import Plan
+from commlib.codec import fresh_context
 from commlib.objective import LossTerms
+from commlib.plan import Plan
 from commlib.world import World
 
 
@@ -92,7 +92,7 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
     B, N = learning.n_worlds, team.n_agents
     n_steps = world.spec.n_steps
     step = world.reset(B, generator)
-    context = torch.full((B, N, team.n_positions), START)
+    context = torch.from_numpy(fresh_context(B * N, team.n_positions)).view(B, N, -1)
     rows: list[tuple[Tensor, ...]] = []
     noises: list[Tensor] = []
     for t in range(n_steps):
@@ -117,7 +117,7 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
         observation, active = step.observation, step.active & alive[:, None]
         step = world.step(action)
         rows.append((observation, elapsed, z, context, action, log_prob, step.reward, active, alive, bits))
-        context = torch.cat([s.codes for s in said], 1)
+        context = torch.cat((torch.cat([s.codes for s in said], 1), context[..., -1:] + 1), -1)
         noises += [] if noise is None else [noise]
     observation, elapsed, z, context, action, log_prob, reward, active, alive, bits = (
         torch.stack(column) for column in zip(*rows, strict=True)

@@ -19,7 +19,8 @@ CODECS = {
         "nearest of K learned vectors, prior on the link's last code (arXiv:1711.00937)",
     ),
     "int8": ("commlib.codecs.int8", "Int8Codec", "8 bits per float, same prior, silence and rate-aware encoder as vq"),
-    "float32": ("commlib.codecs.float32", "Float32Codec", "every float as it is, bytes entropy-coded"),
+    "float32": ("commlib.codecs.floats", "Float32Codec", "every float as it is, bytes entropy-coded"),
+    "float16": ("commlib.codecs.floats", "Float16Codec", "every float rounded to half precision, bytes entropy-coded"),
 }
 
 

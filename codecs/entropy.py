@@ -1,15 +1,17 @@
-"""Symbols to bytes and back: range coding by the `constriction` library, or bit packing where that is smaller.
+"""Symbols to bytes and back: range coding by the `constriction` library, or bit packing.
 
 Two ways to pack a suitcase: roll the clothes by how often they are worn (range coding), or fold them all to one size
 (bit packing). The first bit of the stream says which: 0 rolled, 1 folded. A range coder's last words are padding that a
-short stream cannot afford, so the tail is cut to the fewest bytes that still decode; both ends read a stream as if
-zeros followed it for ever.
+short stream cannot afford: of all numbers in the coder's final interval the one with the fewest bytes is sent, and both
+ends read a stream as if zeros followed it for ever.
 
 The coder sees only integer tables; the floats handed to `constriction` are table / 2**16, exact in float64, so its
 fixed-point tables are the same on every IEEE machine.
+
+Shapes: n messages, P positions, R rows, S symbols.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import constriction
 import numpy as np
@@ -17,20 +19,22 @@ from numpy.typing import NDArray
 
 from commlib.errors import CodecError
 
-STREAM = "range-or-packed-1"
+STREAM = "range-or-packed-2"
 """Names this bitstream in every digest; whoever changes the bytes changes the name."""
 
 TABLE_BITS = 16
 TABLE_TOTAL = 1 << TABLE_BITS
-_TRIM_BELOW_BYTES = 2048
-"""Longer streams keep their last words: cutting them would save under 0.4 % and cost a decode for each try."""
+PACKED = 0x80
+"""The first bit of a bit-packed stream."""
 
 Int = NDArray[np.int64]
+Bytes = NDArray[np.uint8]
 _FLAG = constriction.stream.model.Uniform(2)
+_NO_FLAG = np.zeros(1, np.int32)
 
 
 class TableModels:
-    """The coder's models of a table [P, C, K] of integer frequencies, each built when it is first used."""
+    """The coder's models of a table [P, R, S] of integer frequencies, each built when it is first used."""
 
     def __init__(self, table: NDArray[np.uint32]) -> None:
         self._table = table
@@ -46,103 +50,114 @@ class TableModels:
         return model
 
 
-def _runs(rows: Int) -> Iterator[tuple[int, int, NDArray[np.intp]]]:
-    """The coding order: position by position, messages with the same context row together."""
-    for position in range(rows.shape[1]):
-        column = rows[:, position]
-        order = np.argsort(column, kind="stable")
-        cuts = np.flatnonzero(np.diff(column[order])) + 1
-        for which in np.split(order, cuts):
-            yield position, int(column[which[0]]), which
+def _groups(column: Int) -> Iterator[tuple[int, NDArray[np.intp] | slice]]:
+    """The coding order within a position: messages with the same row together, rows ascending."""
+    if len(column) == 1 or (column == column[0]).all():
+        yield int(column[0]), slice(None)
+        return
+    order = np.argsort(column, kind="stable")
+    cuts = np.flatnonzero(np.diff(column[order])) + 1
+    for which in np.split(order, cuts):
+        yield int(column[which[0]]), which
 
 
-def encode(symbols: Int, rows: Int, models: TableModels, alphabet: int) -> bytes:
-    """Symbols [n, P] under the models of their context rows [n, P], as the shorter of the two streams."""
-    if symbols.size == 0:
-        return b""
-    packed = _pack(symbols, alphabet)
+def encode(symbols: Int, rows: Int, models: TableModels) -> bytes:
+    """Symbols [n, P] under the models of their rows [n, P], range-coded, position by position."""
     coder = constriction.stream.queue.RangeEncoder()
-    coder.encode(np.zeros(1, np.int32), _FLAG)
-    for position, row, which in _runs(rows):
-        coder.encode(symbols[which, position].astype(np.int32), models(position, row))
-    stream = coder.get_compressed().astype(">u4").tobytes()
-    if len(stream) - 8 > len(packed):
-        return packed
-    coded = _trim(stream, symbols, rows, models) if len(stream) <= _TRIM_BELOW_BYTES else stream.rstrip(b"\0")
-    return coded if len(coded) <= len(packed) else packed
+    coder.encode(_NO_FLAG, _FLAG)
+    said = symbols.astype(np.int32)
+    for position in range(symbols.shape[1]):
+        for row, which in _groups(rows[:, position]):
+            coder.encode(said[which, position], models(position, row))
+    n_words, (lower, width) = coder.pos()
+    sealed = coder.get_compressed()
+    return _shortest(sealed, n_words, lower, width)
 
 
-def decode(payload: bytes, rows: Int, models: TableModels, alphabet: int) -> Int:
-    """The symbols [n, P] of a stream whose context rows [n, P] are known.
+def _shortest(sealed: NDArray[np.uint32], n_words: int, lower: int, width: int) -> bytes:
+    """The fewest bytes that lie in the coder's final interval when zeros follow them.
+
+    The interval is [low, low + width), in units of 2**-(32 n_words + 64) of the unit interval; `lower` holds the last
+    64 bits of `low`, the bits before them are those of the sealed stream, one less if sealing carried.
+    """
+    n_bits = 32 * n_words + 64
+    inside = int.from_bytes(sealed.astype(">u4").tobytes(), "big") << (n_bits - 32 * len(sealed))
+    low = (inside >> 64 << 64) + lower
+    if low > inside:
+        low -= 1 << 64
+    high = low + width
+    for n_bytes in range(max(0, n_bits // 8 - 16), n_bits // 8 + 1):
+        unit = n_bits - 8 * n_bytes
+        value = -(-low >> unit)  # rounded up
+        if value << unit < high:
+            return value.to_bytes(n_bytes, "big").rstrip(b"\0")
+    raise CodecError("the range coder's interval is empty; this is a bug, please report it")
+
+
+def decode(
+    payload: bytes, n_messages: int, n_positions: int, row_of: Callable[[int, Int], Int], models: TableModels
+) -> Int:
+    """The symbols [n, P] of a range-coded stream.
+
+    Args:
+        payload: the stream.
+        n_messages: n.
+        n_positions: P.
+        row_of: gives the rows [n] of a position once all symbols before it are known.
+        models: the coder's models.
 
     Raises:
         CodecError: these bytes are no stream of n messages.
     """
-    if rows.size == 0:
-        if payload:
-            raise CodecError(f"{len(payload)} payload bytes for no message; the frame is damaged")
-        return np.zeros(rows.shape, np.int64)
-    if payload and payload[0] & 0x80:
-        return _unpack(payload, rows.shape, alphabet)
-    limit = 4 * rows.size + 8  # a symbol costs at most 24 bits in the coder
+    limit = 4 * n_messages * n_positions + 8  # a symbol costs at most 24 bits in the coder
     if len(payload) > limit:
-        raise CodecError(f"{len(payload)} payload bytes for {rows.size} symbols, at most {limit} are possible")
-    return _decode_range(payload, rows, models)
-
-
-def _decode_range(payload: bytes, rows: Int, models: TableModels) -> Int:
+        raise CodecError(f"{len(payload)} payload bytes for {n_messages * n_positions} symbols, at most {limit} fit")
     words = np.frombuffer(payload + bytes(8 + -len(payload) % 4), ">u4").astype(np.uint32)
     coder = constriction.stream.queue.RangeDecoder(words)
-    symbols = np.empty(rows.shape, np.int64)
+    symbols = np.zeros((n_messages, n_positions), np.int64)
     try:
         coder.decode(_FLAG, 1)
-        for position, row, which in _runs(rows):
-            symbols[which, position] = coder.decode(models(position, row), len(which))
+        for position in range(n_positions):
+            column = row_of(position, symbols)
+            for row, which in _groups(column):
+                symbols[which, position] = coder.decode(models(position, row), len(column[which]))
     except (AssertionError, ValueError) as error:
         raise CodecError("the payload is no stream of this codec; the frame is damaged") from error
     return symbols
 
 
-def _trim(stream: bytes, symbols: Int, rows: Int, models: TableModels) -> bytes:
-    """The fewest leading bytes, rounded down or up, that decode to the same symbols."""
-    for length in range(max(0, len(stream) - 8), len(stream)):
-        down = int.from_bytes(stream[:length], "big")
-        for value in (down, down + 1):
-            if value >> (8 * length):
-                continue
-            shorter = value.to_bytes(length, "big")
-            if shorter[:1] >= b"\x80":
-                continue
-            try:
-                decoded = _decode_range(shorter, rows, models)
-            except CodecError:
-                continue
-            if np.array_equal(decoded, symbols):
-                return shorter.rstrip(b"\0")
-    return stream.rstrip(b"\0")
-
-
 def symbol_bits(alphabet: int) -> int:
-    """Bits of one bit-packed symbol."""
+    """Bits of one bit-packed code."""
     return max(1, (alphabet - 1).bit_length())
 
 
-def _pack(symbols: Int, alphabet: int) -> bytes:
+def packed_bytes(n_codes: int, alphabet: int) -> int:
+    """The size of a bit-packed stream."""
+    return (1 + n_codes * symbol_bits(alphabet) + 7) // 8
+
+
+def pack(codes: Int, alphabet: int) -> bytes:
+    """Codes [n, P], each in as many bits as the alphabet needs."""
     width = symbol_bits(alphabet)
-    bits = (symbols.reshape(-1, 1) >> np.arange(width - 1, -1, -1)) & 1
+    bits = (codes.reshape(-1, 1) >> np.arange(width - 1, -1, -1)) & 1
     return np.packbits(np.concatenate([[1], bits.ravel()]).astype(np.uint8)).tobytes()
 
 
-def _unpack(payload: bytes, shape: tuple[int, ...], alphabet: int) -> Int:
+def unpack(payload: bytes, shape: tuple[int, int], alphabet: int) -> Int:
+    """The codes of a bit-packed stream, [n, P].
+
+    Raises:
+        CodecError: these bytes are no stream of n messages.
+    """
     width = symbol_bits(alphabet)
-    n_symbols = int(np.prod(shape))
-    n_bits = 1 + n_symbols * width
+    n_codes = shape[0] * shape[1]
+    n_bits = 1 + n_codes * width
     if len(payload) != (n_bits + 7) // 8:
         raise CodecError(f"{len(payload)} packed bytes where {(n_bits + 7) // 8} were expected; the frame is damaged")
     bits = np.unpackbits(np.frombuffer(payload, np.uint8)).astype(np.int64)
     if bits[n_bits:].any():
         raise CodecError("the padding of a packed payload is not zero; the frame is damaged")
-    symbols = bits[1:n_bits].reshape(n_symbols, width) @ (1 << np.arange(width - 1, -1, -1))
-    if (symbols >= alphabet).any():
+    codes: Int = bits[1:n_bits].reshape(n_codes, width) @ (1 << np.arange(width - 1, -1, -1))
+    if (codes >= alphabet).any():
         raise CodecError(f"a packed symbol is outside the alphabet of {alphabet}; the frame is damaged")
-    return symbols.reshape(shape)
+    return codes.reshape(shape)

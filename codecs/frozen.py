@@ -1,16 +1,19 @@
 """The frozen codec: a quantiser and a prior in numpy, immutable, named by a digest; what both ends of a link carry.
 
 A quantiser says which vectors the words of the language stand for, the prior says which word comes next. Any quantiser
-whose distortion is a sum over positions fits: it needs a distortion table and an `embed`, and gets rate-aware encoding,
-silence and entropy coding from here.
+fits that can name the nearest code and search for a cheaper one; it gets rate-aware encoding, silence and entropy
+coding from here.
 
-Shapes: n messages, D message width, P positions, K alphabet.
+Shapes: n messages, D message width, P positions, K alphabet, U dither vectors.
 """
 
+from __future__ import annotations
+
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +23,18 @@ from commlib.codecs import entropy
 from commlib.codecs.prior import Prior
 from commlib.errors import CodecError
 
+REMEMBERED = 1 << 14
+"""How many single messages a codec remembers the bytes of, so that saying one again is a look-up."""
+
+Arrays = dict[str, NDArray[Any]]
+
+Rate = Callable[[int, NDArray[np.intp], Codes], NDArray[np.float64]]
+"""``rate(position, which, codes)``: bits of every code at a position, [m, K], for messages `which` [m] whose earlier codes
+are `codes` [m, P]."""
+
 
 class Quantiser(Protocol):
-    """Vectors to codes and back, without any notion of bits."""
+    """Vectors to codes and back; of bits it knows only what `search` is told."""
 
     @property
     def width(self) -> int:
@@ -39,7 +51,12 @@ class Quantiser(Protocol):
         """K, symbols to choose from at each position."""
         ...
 
-    def arrays(self) -> dict[str, NDArray[np.generic]]:
+    @property
+    def is_searchable(self) -> bool:
+        """Whether another code than the nearest makes sense; if not, `search` is never called."""
+        ...
+
+    def arrays(self) -> Arrays:
         """All that determines the quantiser, by name."""
         ...
 
@@ -47,8 +64,8 @@ class Quantiser(Protocol):
         """The codes [n, P] of least distortion."""
         ...
 
-    def distortions(self, vectors: Vectors) -> NDArray[np.float32] | None:
-        """The distortion of every symbol, [n, P, K], adding up over positions; None if only `nearest` makes sense."""
+    def search(self, vectors: Vectors, rate: Rate, rate_weight: float) -> Codes:
+        """Codes [n, P] of little squared distortion + rate_weight x bits."""
         ...
 
     def embed(self, codes: Codes) -> Vectors:
@@ -60,26 +77,47 @@ class Quantiser(Protocol):
 class TableCodec:
     """A `FrozenCodec` made of a quantiser and a prior.
 
-    >>> codec = TableCodec("pair", CodebookQuantiser(np.eye(2, dtype=np.float32)), uniform_prior(1, 2, is_conditional=True))
-    >>> fresh = np.full((1, 1), START)
+    >>> codec = TableCodec("pair", CodebookQuantiser(np.eye(2, dtype=np.float32)), uniform_prior(1, 2))
+    >>> fresh = fresh_context(1, 1)
     >>> payload = codec.encode(codec.choose(np.array([[0.1, 0.9]], np.float32), fresh), fresh)
     >>> codec.embed(codec.decode(payload, fresh)).tolist()
     [[0.0, 1.0]]
+
+    Attributes:
+        name: for tables and messages.
+        quantiser: which vectors the codes stand for.
+        prior: how likely they are.
+        dither: float32 [U, D] or None: added before, subtracted after quantising; which of the U is the age of the
+            link, so both ends know it (subtractive dither: Schuchman 1964; Gray & Stockham 1993).
     """
 
     name: str
     quantiser: Quantiser
     prior: Prior
+    dither: NDArray[np.float32] | None = None
+    _said: dict[bytes, bytes] = field(default_factory=dict, init=False, repr=False)
+    _heard: dict[bytes, Codes] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        q, shape = self.quantiser, self.prior.table.shape
-        if (shape[0], shape[2]) != (q.n_positions, q.alphabet):
+        q, prior = self.quantiser, self.prior
+        if (prior.n_positions, prior.alphabet) != (q.n_positions, q.alphabet):
             raise CodecError(
-                f"codec {self.name}: the prior has {shape[0]} positions of {shape[2]} symbols, the quantiser "
+                f"codec {self.name}: the prior has {prior.n_positions} positions of {prior.alphabet} symbols, the quantiser "
                 f"{q.n_positions} of {q.alphabet}; fit the prior again"
             )
-        for array in q.arrays().values():
+        if self.dither is not None and (self.dither.ndim != 2 or self.dither.shape[1] != q.width):
+            raise CodecError(f"codec {self.name}: dither must be [U, {q.width}], not {list(self.dither.shape)}")
+        for array in self.arrays().values():
             array.setflags(write=False)
+
+    def __reduce__(self) -> tuple[type[TableCodec], tuple[object, ...]]:
+        """What is remembered stays here."""
+        return TableCodec, (self.name, self.quantiser, self.prior, self.dither)
+
+    def arrays(self) -> Arrays:
+        """The quantiser's arrays, the prior's table and the dither, by name."""
+        dither = {} if self.dither is None else {"dither": self.dither}
+        return {**self.quantiser.arrays(), "prior": self.prior.table, **dither}
 
     @property
     def width(self) -> int:
@@ -98,14 +136,20 @@ class TableCodec:
 
     @property
     def silence_is_coded(self) -> bool:
-        """Silence is a codeword where the prior is conditioned on the link's past."""
-        return self.prior.is_conditional
+        """Silence is a codeword where the prior knows the link's past."""
+        return self.prior.knows_past
+
+    @property
+    def survives_loss(self) -> bool:
+        """Where no row of the prior depends on what was last delivered."""
+        return self.prior.survives_loss
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the kind of stream, the kind of quantiser, its arrays and the prior."""
-        sha = hashlib.sha256(f"{entropy.STREAM}|{type(self.quantiser).__name__}".encode())
-        for name, array in sorted({**self.quantiser.arrays(), "prior": self.prior.table}.items()):
+        """SHA-256 over the kind of stream, of quantiser and of prior, and all arrays."""
+        kinds = f"{entropy.STREAM}|{type(self.quantiser).__name__}|{self.prior.kind}|{self.prior.n_ages}"
+        sha = hashlib.sha256(kinds.encode())
+        for name, array in sorted(self.arrays().items()):
             little = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<")))
             sha.update(f"{name}{little.dtype.str}{little.shape}".encode() + little.tobytes())
         return sha.hexdigest()
@@ -118,29 +162,44 @@ class TableCodec:
     def choose(self, vectors: Vectors, context: Codes, rate_weight: float = 0.0) -> Codes:
         """The codes [n, P] of least distortion + rate_weight x bits (Chou, Lookabaugh & Gray 1989).
 
-        `rate_weight` is in units of distortion per bit; calibration translates a bit price (reward per bit) into it. A
-        quantiser without a distortion table always gives the nearest code.
+        `rate_weight` is in units of squared distortion per bit; calibration translates a bit price (reward per bit)
+        into it. A quantiser that is not searchable always gives the nearest code.
         """
         if not np.isfinite(vectors).all():
             raise CodecError("a message holds NaN or infinity; check the agent that made it")
-        if rate_weight > 0:
-            distortions = self.quantiser.distortions(vectors)
-            if distortions is not None:
-                positions = np.arange(self.n_positions)
-                cost = distortions + rate_weight * self.prior.bits[positions, self.prior.rows(context)]
-                chosen: Codes = cost.argmin(-1)
-                return chosen
+        if self.dither is not None:
+            vectors = vectors + self._shift(context)
+        if rate_weight > 0 and self.quantiser.is_searchable:
+            return self.quantiser.search(vectors, self._rate(context), rate_weight)
         return self.quantiser.nearest(vectors)
 
-    def expected(self, context: Codes) -> Codes:
-        """What silence means: the likeliest code, or, without a context in the prior, the last one again."""
-        if self.silence_is_coded:
-            return self.prior.likeliest[np.arange(self.n_positions), self.prior.rows(context)]
-        return np.where(context == START, self._start, context)
+    def _rate(self, context: Codes) -> Rate:
+        return lambda position, which, codes: self.prior.code_bits(position, context[which], codes)
 
-    def embed(self, codes: Codes) -> Vectors:
-        """The vectors [n, D] that these codes stand for."""
-        return self.quantiser.embed(codes)
+    def _shift(self, context: Codes) -> Vectors:
+        assert self.dither is not None
+        shift: Vectors = self.dither[context[:, -1] % len(self.dither)]
+        return shift
+
+    def expected(self, context: Codes) -> Codes:
+        """What silence means: the likeliest code, or, where the prior knows no past, the last one again."""
+        if self.silence_is_coded:
+            return self.prior.expected(context)
+        past = context[:, :-1]
+        return np.where(past == START, self._start, past)
+
+    def embed(self, codes: Codes, context: Codes | None = None) -> Vectors:
+        """The vectors [n, D] that these codes stand for; dithered codes need their contexts.
+
+        Raises:
+            CodecError: the codec is dithered and no context is given.
+        """
+        vectors = self.quantiser.embed(codes)
+        if self.dither is None:
+            return vectors
+        if context is None:
+            raise CodecError(f"codec {self.name} is dithered: embed needs the context of each code")
+        return vectors - self._shift(context)
 
     def estimate_bits(self, codes: Codes, context: Codes) -> NDArray[np.float64]:
         """-log2 q(code | context) of each message, [n], in bits."""
@@ -148,17 +207,71 @@ class TableCodec:
 
     def encode(self, codes: Codes, context: Codes) -> bytes:
         """All messages as one stream, range-coded or bit-packed, whichever is shorter."""
-        if codes.size and not 0 <= codes.min() <= codes.max() < self.prior.alphabet:
-            raise CodecError(f"codec {self.name}: codes must lie in 0..{self.prior.alphabet - 1}")
-        return entropy.encode(codes, self.prior.rows(context), self.prior.models, self.prior.alphabet)
+        if len(codes) != 1:
+            return self._encode(codes, context)
+        key = codes.tobytes() + context.tobytes()
+        payload = self._said.get(key)
+        if payload is None:
+            payload = self._encode(codes, context)
+            if len(self._said) < REMEMBERED:
+                self._said[key] = payload
+        return payload
+
+    def _encode(self, codes: Codes, context: Codes) -> bytes:
+        prior = self.prior
+        if codes.size == 0:
+            return b""
+        if not 0 <= codes.min() <= codes.max() < prior.alphabet:
+            raise CodecError(f"codec {self.name}: codes must lie in 0..{prior.alphabet - 1}")
+        coded = entropy.encode(prior.symbols(codes, context), prior.rows(codes, context), prior.models)
+        if len(coded) <= entropy.packed_bytes(codes.size, prior.alphabet):
+            return coded
+        return entropy.pack(codes, prior.alphabet)
 
     def decode(self, payload: bytes, context: Codes) -> Codes:
         """The codes [n, P] of a stream; raises `CodecError` for bytes that are none."""
-        return entropy.decode(payload, self.prior.rows(context), self.prior.models, self.prior.alphabet)
+        if len(context) != 1:
+            return self._decode(payload, context)
+        key = payload + context.tobytes()
+        codes = self._heard.get(key)
+        if codes is None:
+            codes = self._decode(payload, context)
+            if len(self._heard) < REMEMBERED:
+                codes.setflags(write=False)
+                self._heard[key] = codes
+        return codes
+
+    def _decode(self, payload: bytes, context: Codes) -> Codes:
+        prior, n = self.prior, len(context)
+        if n == 0:
+            if payload:
+                raise CodecError(f"{len(payload)} payload bytes for no message; the frame is damaged")
+            return np.zeros((0, self.n_positions), np.int64)
+        if payload and payload[0] & entropy.PACKED:
+            return entropy.unpack(payload, (n, self.n_positions), prior.alphabet)
+
+        def row_of(position: int, said: Codes) -> Codes:
+            return prior.row(position, context, said)
+
+        said = entropy.decode(payload, n, self.n_positions, row_of, prior.models)
+        codes = prior.codes_of(said, context)
+        if codes.min() < 0:
+            raise CodecError('a message says "the same again" on a fresh link; the frame is damaged')
+        return codes
 
     def payload_bits(self, codes: Codes, context: Codes) -> int:
         """The size of the stream in bits."""
         return 8 * len(self.encode(codes, context))
+
+
+def search_positions(distortions: NDArray[np.float32], rate: Rate, rate_weight: float) -> Codes:
+    """Position by position the code of least distortion + rate_weight x bits, from distortions [n, P, K] that add up."""
+    n, n_positions, _ = distortions.shape
+    everyone, codes = np.arange(n), np.zeros((n, n_positions), np.int64)
+    for position in range(n_positions):
+        cost = distortions[:, position] + rate_weight * rate(position, everyone, codes)
+        codes[:, position] = cost.argmin(-1)
+    return codes
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,26 +295,41 @@ class CodebookQuantiser:
         """K, the codebook size."""
         return int(self.codebook.shape[0])
 
-    def arrays(self) -> dict[str, NDArray[np.generic]]:
+    @property
+    def is_searchable(self) -> bool:
+        """Yes."""
+        return True
+
+    def arrays(self) -> Arrays:
         """The codebook."""
         return {"codebook": self.codebook}
 
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> CodebookQuantiser:
+        """Back from `arrays`."""
+        return cls(arrays["codebook"])
+
     @cached_property
-    def _norms(self) -> NDArray[np.float32]:
-        norms: NDArray[np.float32] = (self.codebook**2).sum(-1)
-        return norms
+    def _lines(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The squared distance less the vector's own square is linear in the vector: its slope and intercept."""
+        return np.ascontiguousarray(-2 * self.codebook.T), (self.codebook**2).sum(-1)
 
     def nearest(self, vectors: Vectors) -> Codes:
         """Index of the nearest row, [n, 1]."""
-        index: Codes = (self._norms - 2 * vectors @ self.codebook.T).argmin(-1)[:, None]
-        return index
+        slope, intercept = self._lines
+        distance = vectors @ slope
+        distance += intercept
+        return distance.argmin(-1)[:, None]
 
     def distortions(self, vectors: Vectors) -> NDArray[np.float32]:
         """Squared distances [n, 1, K]."""
-        distances: NDArray[np.float32] = (
-            (vectors**2).sum(-1, keepdims=True) + self._norms - 2 * vectors @ self.codebook.T
-        )
+        slope, intercept = self._lines
+        distances: NDArray[np.float32] = (vectors**2).sum(-1, keepdims=True) + intercept + vectors @ slope
         return distances[:, None, :]
+
+    def search(self, vectors: Vectors, rate: Rate, rate_weight: float) -> Codes:
+        """The best trade of distance and bits, exactly."""
+        return search_positions(self.distortions(vectors), rate, rate_weight)
 
     def embed(self, codes: Codes) -> Vectors:
         """Rows of the codebook, [n, D]."""
@@ -231,19 +359,29 @@ class GridQuantiser:
         """K, levels per float."""
         return self.levels
 
-    def arrays(self) -> dict[str, NDArray[np.generic]]:
+    @property
+    def is_searchable(self) -> bool:
+        """Yes."""
+        return True
+
+    def arrays(self) -> Arrays:
         """Origin and step of each grid."""
         return {"low": self.low, "step": self.step, "levels": np.array([self.levels], np.int64)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> GridQuantiser:
+        """Back from `arrays`."""
+        return cls(arrays["low"], arrays["step"], int(arrays["levels"][0]))
 
     def nearest(self, vectors: Vectors) -> Codes:
         """Nearest level of each float, [n, D]."""
         level: Codes = np.rint((vectors - self.low) / self.step).clip(0, self.levels - 1).astype(np.int64)
         return level
 
-    def distortions(self, vectors: Vectors) -> NDArray[np.float32]:
-        """Squared differences to every level, [n, D, K]."""
+    def search(self, vectors: Vectors, rate: Rate, rate_weight: float) -> Codes:
+        """The best trade of squared difference and bits, float by float."""
         grid = self.low[:, None] + self.step[:, None] * np.arange(self.levels, dtype=np.float32)
-        return np.square(vectors[:, :, None] - grid, dtype=np.float32)
+        return search_positions(np.square(vectors[:, :, None] - grid, dtype=np.float32), rate, rate_weight)
 
     def embed(self, codes: Codes) -> Vectors:
         """Levels, [n, D]."""
@@ -252,9 +390,14 @@ class GridQuantiser:
 
 @dataclass(frozen=True, eq=False)
 class ByteQuantiser:
-    """IEEE float32 as it is, four bytes per float, most significant first: lossless."""
+    """IEEE floats as they are, most significant byte first: four bytes of each (lossless), or two of float16."""
 
     n_floats: int
+    n_bytes: int = 4
+
+    def __post_init__(self) -> None:
+        if self.n_bytes not in (2, 4):
+            raise CodecError(f"floats have 2 or 4 bytes here, not {self.n_bytes}")
 
     @property
     def width(self) -> int:
@@ -263,26 +406,39 @@ class ByteQuantiser:
 
     @property
     def n_positions(self) -> int:
-        """Four symbols per float."""
-        return 4 * self.n_floats
+        """A symbol per byte."""
+        return self.n_bytes * self.n_floats
 
     @property
     def alphabet(self) -> int:
         """A byte."""
         return 256
 
-    def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """The width."""
-        return {"n_floats": np.array([self.n_floats], np.int64)}
+    @property
+    def is_searchable(self) -> bool:
+        """No: a byte more or less is no measure of distortion."""
+        return False
+
+    def arrays(self) -> Arrays:
+        """The width, and the bytes of each float."""
+        return {"n_floats": np.array([self.n_floats], np.int64), "n_bytes": np.array([self.n_bytes], np.int64)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> ByteQuantiser:
+        """Back from `arrays`."""
+        return cls(int(arrays["n_floats"][0]), int(arrays["n_bytes"][0]))
 
     def nearest(self, vectors: Vectors) -> Codes:
-        """The bytes, [n, 4 D]."""
-        flat = np.ascontiguousarray(vectors, dtype=">f4")
+        """The bytes, [n, P]; what is too large for float16 becomes its largest number."""
+        if self.n_bytes == 2:
+            vectors = vectors.clip(-65504, 65504)
+        flat = np.ascontiguousarray(vectors, dtype=f">f{self.n_bytes}")
         return flat.view(np.uint8).reshape(len(flat), self.n_positions).astype(np.int64)
 
-    def distortions(self, vectors: Vectors) -> None:
-        """A byte more or less is no measure of distortion."""
+    def search(self, vectors: Vectors, rate: Rate, rate_weight: float) -> Codes:
+        """Nothing to trade."""
+        return self.nearest(vectors)
 
     def embed(self, codes: Codes) -> Vectors:
         """The floats, [n, D]."""
-        return codes.astype(np.uint8).view(">f4").astype(np.float32)
+        return codes.astype(np.uint8).view(f">f{self.n_bytes}").astype(np.float32)

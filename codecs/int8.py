@@ -24,12 +24,12 @@ class Int8Codec(nn.Module):
     low: Tensor
     step: Tensor
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, context: str = "previous") -> None:
         super().__init__()
         self.width = width
         self.register_buffer("low", torch.full((width,), -1.0))
         self.register_buffer("step", torch.full((width,), 2.0 / (LEVELS - 1)))
-        self.rate = RateTable(width, LEVELS, is_conditional=True)
+        self.rate = RateTable(width, LEVELS, context)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Quantized:
         """Nearest level of each float, straight through."""

@@ -15,13 +15,13 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from commlib.codecs.frozen import ByteQuantiser, CodebookQuantiser, GridQuantiser, Quantiser, TableCodec
+from commlib.codecs.frozen import ByteQuantiser, CodebookQuantiser, GridQuantiser, TableCodec
 from commlib.codecs.prior import Prior
 from commlib.errors import CodecError
 from commlib.records import write_json
 
-FORMAT = 1
-_LABEL = {"format", "name", "kind", "digest", "calibration"}
+FORMAT = 2
+_LABEL = {"format", "name", "kind", "context", "n_ages", "digest", "calibration"}
 _KINDS = {"codebook": CodebookQuantiser, "grid": GridQuantiser, "bytes": ByteQuantiser}
 
 
@@ -39,7 +39,7 @@ def save_codec(codec: TableCodec, folder: Path, calibration: dict[str, Any] | No
     """Write a frozen codec, and how its price knob was calibrated."""
     check_storable(codec)
     kind = next(k for k, c in _KINDS.items() if isinstance(codec.quantiser, c))
-    arrays = {k: np.ascontiguousarray(v) for k, v in {**codec.quantiser.arrays(), "prior": codec.prior.table}.items()}
+    arrays = {k: np.ascontiguousarray(v) for k, v in codec.arrays().items()}
     partial = folder / "codec.safetensors.partial"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,15 @@ def save_codec(codec: TableCodec, folder: Path, calibration: dict[str, Any] | No
         partial.replace(folder / "codec.safetensors")
     except (OSError, SafetensorError) as error:
         raise CodecError(f"cannot write the codec to {folder}: {error}; free space or choose another folder") from error
-    header = {"format": FORMAT, "name": codec.name, "kind": kind, "digest": codec.digest, "calibration": calibration}
+    header = {
+        "format": FORMAT,
+        "name": codec.name,
+        "kind": kind,
+        "context": codec.prior.kind,
+        "n_ages": codec.prior.n_ages,
+        "digest": codec.digest,
+        "calibration": calibration,
+    }
     write_json(folder / "codec.json", {**header, "checksum": _checksum(header)})
 
 
@@ -60,8 +68,9 @@ def load_codec(folder: Path) -> TableCodec:
     header = read_header(folder)
     try:
         arrays = load_file(folder / "codec.safetensors")
-        prior = Prior(arrays.pop("prior"))
-        codec = TableCodec(str(header["name"]), _quantiser(str(header["kind"]), arrays), prior)
+        prior = Prior(arrays.pop("prior"), str(header["context"]), int(header["n_ages"]))
+        dither = arrays.pop("dither", None)
+        codec = TableCodec(str(header["name"]), _KINDS[header["kind"]].from_arrays(arrays), prior, dither)
     except CodecError as error:
         raise CodecError(f"the codec in {folder} is damaged ({error}); copy it again") from error
     except Exception as error:  # a damaged file can fail in any way
@@ -95,11 +104,3 @@ def read_header(folder: Path) -> dict[str, Any]:
 
 def _checksum(header: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
-
-
-def _quantiser(kind: str, arrays: dict[str, np.ndarray[Any, Any]]) -> Quantiser:
-    if kind == "codebook":
-        return CodebookQuantiser(arrays["codebook"])
-    if kind == "grid":
-        return GridQuantiser(arrays["low"], arrays["step"], int(arrays["levels"][0]))
-    return ByteQuantiser(int(arrays["n_floats"][0]))

@@ -51,14 +51,14 @@ class VQCodec(nn.Module):
 
     name = "vq"
 
-    def __init__(self, width: int, codebook_size: int = 64) -> None:
+    def __init__(self, width: int, codebook_size: int = 64, context: str = "previous") -> None:
         super().__init__()
         self.width = width
         self.codebook_size = codebook_size
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # the library draws a first codebook from torch's global generator
             self.quantizer = VectorQuantize(dim=width, codebook_size=codebook_size, commitment_weight=0.25)
-        self.rate = RateTable(1, codebook_size, is_conditional=True)
+        self.rate = RateTable(1, codebook_size, context)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Quantized:
         """Nearest code of each message, float [B, D]; the codebook itself moves only in `fit`."""

@@ -10,7 +10,8 @@ compressor of files: it knows what the receiver already has, and only codes what
                     +--> codes, rate_bits                   z [n, D] <-- embed <-- codes [n, P] <-- decode
 
 Shapes: B messages in training, n messages on the wire, D message width, P positions (symbols per message), K alphabet.
-A context is the code last delivered on the same link, int64 [.., P], or START everywhere on a fresh link.
+A context is what both ends know of a link's past, int64 [.., P + 1]: the code last delivered, START everywhere on a fresh
+link, and then the link's age, the rounds since it was fresh (`fresh_context`, `next_context`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,27 @@ Codes = NDArray[np.int64]
 Vectors = NDArray[np.float32]
 
 START = -1
-"""The context of a link on which nothing was delivered yet."""
+"""What stands for the last code of a link on which nothing was delivered yet."""
+
+
+def fresh_context(n_messages: int, n_positions: int) -> Codes:
+    """The context [n, P + 1] of links on which nothing was delivered yet.
+
+    >>> fresh_context(1, 2)
+    array([[-1, -1,  0]])
+    """
+    context = np.full((n_messages, n_positions + 1), START, np.int64)
+    context[:, -1] = 0
+    return context
+
+
+def next_context(context: Codes, codes: Codes) -> Codes:
+    """The contexts [.., P + 1] one round later, when codes [.., P] were delivered.
+
+    >>> next_context(fresh_context(1, 2), np.array([[4, 7]]))
+    array([[4, 7, 1]])
+    """
+    return np.concatenate([codes, context[..., -1:] + 1], -1)
 
 
 class Quantized(NamedTuple):
@@ -81,6 +102,11 @@ class FrozenCodec(Protocol):
         """True if silence is a codeword (the expected code, paid for in the stream); False if frames must list the silent."""
         ...
 
+    @property
+    def survives_loss(self) -> bool:
+        """Whether a stream can be read by a receiver who missed an earlier one of the link."""
+        ...
+
     def choose(self, vectors: Vectors, context: Codes, rate_weight: float = 0.0) -> Codes:
         """The codes [n, P] that minimise distortion + rate_weight x bits (Chou, Lookabaugh & Gray 1989); 0 = nearest."""
         ...
@@ -89,8 +115,8 @@ class FrozenCodec(Protocol):
         """What silence means: the codes [n, P] that a receiver with this context assumes."""
         ...
 
-    def embed(self, codes: Codes) -> Vectors:
-        """The vectors [n, D] that these codes stand for."""
+    def embed(self, codes: Codes, context: Codes | None = None) -> Vectors:
+        """The vectors [n, D] that these codes stand for; a codec with shared dither needs the context too."""
         ...
 
     def estimate_bits(self, codes: Codes, context: Codes) -> NDArray[np.float64]:
@@ -120,7 +146,7 @@ class Codec(Protocol):
     width: int
 
     def __call__(self, x: Tensor, context: Tensor | None = None) -> Quantized:
-        """Send x, float [B, D], through the bottleneck. A context, int64 [B, P], conditions the rate and silence."""
+        """Send x, float [B, D], through the bottleneck. A context, int64 [B, P + 1], conditions the rate and silence."""
         ...
 
     def fit(self, messages: Tensor, generator: torch.Generator) -> None:

@@ -1,22 +1,29 @@
 """A frame: all messages of one round from one host to the hosts that listen, as one short byte string.
 
-A frame is a mail bag with one label for all its letters. The label is a msgpack positional array
+A frame is a mail bag with one label for all its letters. Two who write to each other every day stop writing the whole
+address: the first frame on a trunk is a *greeting*, all later ones are *notes*.
 
-    [version, run, round, trunk, count, silent, payload, checksum]
+A greeting is a msgpack positional array
 
-    version   1
+    [version, run, round, trunk, count, payload, checksum]
+
+    version   2
     run       4 bytes: what codec and which graph both ends agreed on (`run_id`)
     round     number of the round
     trunk     which bag of the agreed plan this is, and so who talks to whom (`commlib.exchange`)
     count     frames sent on this trunk before, since its links were fresh; a gap tells that one was lost
-    silent    nil, or a bit for every message (1 = silent) where the codec has no codeword for silence
-    payload   the codes of all messages that are not silent, one entropy-coded stream
+    payload   the codes of all messages, one entropy-coded stream
     checksum  CRC-32 of all that stands before it
+
+A note is three bytes and the payload: the count modulo 128, the payload, and a seal: the last 16 bits of a CRC-32 over
+run, round, trunk, count and payload. What both ends know is sealed but not sent. A note begins with a byte below 128, a
+greeting with 151, so that one cannot pass for the other.
 
 Decoding is total: any bytes give a `Frame` or a `FrameError`. Never pickle.
 """
 
 import hashlib
+import struct
 import zlib
 from typing import NamedTuple
 
@@ -24,28 +31,39 @@ import msgpack
 
 from commlib.errors import ForeignCodec, FrameError
 
-VERSION = 1
+VERSION = 2
 MAX_FRAME_BYTES = 1 << 28
+NOTE_BYTES = 3
+"""What a note weighs besides its payload."""
 _RUN_BYTES = 4
-_FIELDS = 8
+_FIELDS = 7
+_GREETING = 0x90 | _FIELDS
+_CYCLE = 128
+_SEALED = struct.Struct(">4sQQQ")
+_SEAL = struct.Struct(">H")
 
 
 class Frame(NamedTuple):
-    """The decoded label and its payload; see the module for the fields (`n_earlier` is its count)."""
+    """What a frame says, its label in full; see the module for the fields (`n_earlier` is its count)."""
 
     run: bytes
     round: int
     trunk: int
     n_earlier: int
-    silent: bytes | None
     payload: bytes
 
-    def pack(self) -> bytes:
-        """The bytes that travel, and that are charged."""
-        body = msgpack.packb([VERSION, self.run, self.round, self.trunk, self.n_earlier, self.silent, self.payload, 0])[
-            :-1
-        ]
+    def greeting(self) -> bytes:
+        """The bytes of the first frame on a trunk; they travel, and are charged."""
+        body = msgpack.packb([VERSION, self.run, self.round, self.trunk, self.n_earlier, self.payload, 0])[:-1]
         return bytes(body + msgpack.packb(zlib.crc32(body)))
+
+    def note(self) -> bytes:
+        """The bytes of any later frame."""
+        return bytes([self.n_earlier % _CYCLE]) + self.payload + _SEAL.pack(self._seal())
+
+    def _seal(self) -> int:
+        known = _SEALED.pack(self.run, self.round, self.trunk, self.n_earlier)
+        return zlib.crc32(self.payload, zlib.crc32(known)) & 0xFFFF
 
 
 def run_id(codec_digest: str, plan: str) -> bytes:
@@ -53,42 +71,55 @@ def run_id(codec_digest: str, plan: str) -> bytes:
     return hashlib.sha256(f"{codec_digest}|{plan}".encode()).digest()[:_RUN_BYTES]
 
 
-def unpack(data: bytes) -> Frame:
-    """The frame in these bytes.
+def is_greeting(data: bytes) -> bool:
+    """Whether these bytes claim to be a greeting."""
+    return data[:1] >= b"\x80"
+
+
+def unpack_note(data: bytes, run: bytes, round_number: int, trunk: int, n_heard: int) -> Frame:
+    """The frame in a note, by one who knows run, round and trunk and has heard `n_heard` frames of it.
 
     Raises:
-        FrameError: they are no frame of ours: truncated, damaged, of another version, or with trailing bytes.
+        FrameError: damaged, cut, of another round, trunk or run, or one that was heard before.
+    """
+    if not NOTE_BYTES <= len(data) <= MAX_FRAME_BYTES or is_greeting(data):
+        raise FrameError(f"{len(data)} bytes are no frame; it was cut or damaged")
+    n_earlier = n_heard + (data[0] - n_heard) % _CYCLE
+    frame = Frame(run, round_number, trunk, n_earlier, data[1:-2])
+    if _SEAL.unpack(data[-2:])[0] != frame._seal():
+        raise FrameError(
+            f"the seal of a {len(data)}-byte frame is wrong: it was damaged, was heard before, or is of another round "
+            f"than {round_number}, another trunk than {trunk}, or of hosts with another codec or graph"
+        )
+    return frame
+
+
+def unpack_greeting(data: bytes) -> Frame:
+    """The frame in a greeting.
+
+    Raises:
+        FrameError: it is none of ours: truncated, damaged, of another version, or with trailing bytes.
     """
     if len(data) > MAX_FRAME_BYTES:
         raise FrameError(f"a frame of {len(data)} bytes is over the limit ({MAX_FRAME_BYTES}); send fewer at once")
     try:
-        fields = msgpack.unpackb(data, use_list=False, strict_map_key=True, max_array_len=_FIELDS, max_map_len=0)
+        fields = msgpack.unpackb(data, use_list=False, strict_map_key=True, max_array_len=8, max_map_len=0)
     except Exception as error:  # msgpack raises a dozen kinds for bad bytes; here all mean the same
         raise FrameError(f"{len(data)} bytes are no frame ({type(error).__name__}); it was cut or damaged") from error
-    if not isinstance(fields, tuple) or len(fields) != _FIELDS:
+    if not isinstance(fields, tuple) or not fields:
         raise FrameError(f"a frame has {_FIELDS} fields; these {len(data)} bytes hold something else")
-    version, run, round_number, trunk, count, silent, payload, checksum = fields
-    if type(version) is not int:  # and never shown: the repr of a deeply nested field overflows the stack
+    if type(fields[0]) is not int:  # and never shown: the repr of a deeply nested field overflows the stack
         raise FrameError("the version of the frame is no number; it was not made by commlib")
-    if version != VERSION:
-        raise FrameError(f"the frame is of version {version}, we read version {VERSION}; update the older end")
-    well_typed = (
-        isinstance(run, bytes)
-        and len(run) == _RUN_BYTES
-        and type(round_number) is int
-        and round_number >= 0
-        and type(trunk) is int
-        and trunk >= 0
-        and type(count) is int
-        and count >= 0
-        and (silent is None or isinstance(silent, bytes))
-        and isinstance(payload, bytes)
-        and type(checksum) is int
-    )
-    if not well_typed:
+    if fields[0] != VERSION:
+        raise FrameError(f"the frame is of version {fields[0]}, we read version {VERSION}; update the older end")
+    if len(fields) != _FIELDS:
+        raise FrameError(f"a frame has {_FIELDS} fields; these {len(data)} bytes hold something else")
+    _, run, round_number, trunk, count, payload, checksum = fields
+    numbers_hold = all(type(n) is int and 0 <= n < 1 << 64 for n in (round_number, trunk, count, checksum))
+    if not (isinstance(run, bytes) and len(run) == _RUN_BYTES and numbers_hold and isinstance(payload, bytes)):
         raise FrameError("a field of the frame has the wrong type; it was not made by commlib")
-    frame = Frame(run, round_number, trunk, count, silent, payload)
-    if frame.pack() != data:
+    frame = Frame(run, round_number, trunk, count, payload)
+    if frame.greeting() != data:
         raise FrameError(f"the checksum of a {len(data)}-byte frame is wrong; it was damaged on the way")
     return frame
 

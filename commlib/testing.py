@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from commlib.agent import Agent, Inbox, checked_reply
-from commlib.codec import START, Codec, Codes, FrozenCodec, Quantized
+from commlib.codec import Codec, Codes, FrozenCodec, Quantized, fresh_context, next_context
 from commlib.errors import AgentError, CodecError, ConformanceError, LeaseError, OverBudget
 from commlib.ledger import Entry, Lease, Ledger, Statement
 from commlib.message import Edge
@@ -100,7 +100,7 @@ def _messages(n: int, width: int, generator: torch.Generator) -> Tensor:
 
 
 def _fresh(n: int, frozen: FrozenCodec) -> Codes:
-    return np.full((n, frozen.n_positions), START)
+    return fresh_context(n, frozen.n_positions)
 
 
 def _check_frozen(frozen: FrozenCodec, generator: torch.Generator) -> None:
@@ -112,10 +112,11 @@ def _check_frozen(frozen: FrozenCodec, generator: torch.Generator) -> None:
     vectors = _messages(_N_MESSAGES, frozen.width, generator).numpy()
     before = _messages(_N_MESSAGES, frozen.width, generator).numpy()
     fresh = _fresh(_N_MESSAGES, frozen)
-    used = _chosen(frozen, before, fresh)
+    said = _chosen(frozen, before, fresh)
+    used = next_context(fresh, said)
     for name, context in (("fresh", fresh), ("used", used)):
         codes = _chosen(frozen, vectors, context)
-        vectors_nD = _call("embed", lambda codes=codes: frozen.embed(codes))  # type: ignore[misc]
+        vectors_nD = _call("embed", lambda codes=codes, context=context: frozen.embed(codes, context))  # type: ignore[misc]
         _law(
             vectors_nD.shape == vectors.shape
             and vectors_nD.dtype == np.float32
@@ -127,8 +128,8 @@ def _check_frozen(frozen: FrozenCodec, generator: torch.Generator) -> None:
         _check_estimate(frozen, codes, context, name)
         _check_expected(frozen, context, name)
         _check_price(frozen, vectors, context, name)
-    _check_kraft(frozen, used)
-    _check_damage(frozen, used[:_N_MUTATED], generator)
+    _check_kraft(frozen, said)
+    _check_damage(frozen, said[:_N_MUTATED], generator)
 
 
 def _chosen(frozen: FrozenCodec, vectors: NDArray[np.float32], context: Codes, rate_weight: float = 0.0) -> Codes:
@@ -186,8 +187,9 @@ def _check_estimate(frozen: FrozenCodec, codes: Codes, context: Codes, name: str
 def _check_expected(frozen: FrozenCodec, context: Codes, name: str) -> None:
     expected = _call("expected", lambda: frozen.expected(context))
     _law(
-        expected.shape == context.shape and np.array_equal(expected, frozen.expected(context)),
-        f"expected must give the same codes {list(context.shape)} each time on {name} links: both ends compute it",
+        expected.shape == (len(context), frozen.n_positions) and np.array_equal(expected, frozen.expected(context)),
+        f"expected must give the same codes [{len(context)}, {frozen.n_positions}] each time on {name} links: "
+        "both ends compute it",
     )
     _check_stream(frozen, expected, context, f"expected messages on {name} links")
 
@@ -229,7 +231,9 @@ def _check_damage(frozen: FrozenCodec, codes: Codes, generator: torch.Generator)
             raise ConformanceError(f"{error}; damaged bytes must raise CodecError or decode to valid codes") from error
         if decoded is not None:
             _check_stream(frozen, decoded, context, f"codes decoded from a payload {what}")
-            _call(f"embed of codes decoded from a payload {what}", lambda decoded=decoded: frozen.embed(decoded))  # type: ignore[misc]
+            _call(
+                f"embed of codes decoded from a payload {what}", lambda decoded=decoded: frozen.embed(decoded, context)
+            )  # type: ignore[misc]
 
 
 def _decoded(frozen: FrozenCodec, payload: bytes, context: Codes) -> Codes | None:
@@ -269,8 +273,9 @@ def _check_other_codebook(codec: Codec, frozen: FrozenCodec, generator: torch.Ge
     other = copy.deepcopy(codec)
     other.fit(0.5 * _messages(_N_FIT, codec.width, generator) + 0.3, generator)
     stranger = other.freeze()
-    codes = frozen.choose(_messages(_N_MESSAGES, frozen.width, generator).numpy(), _fresh(_N_MESSAGES, frozen))
-    if not np.array_equal(frozen.embed(codes), stranger.embed(codes)):
+    fresh = _fresh(_N_MESSAGES, frozen)
+    codes = frozen.choose(_messages(_N_MESSAGES, frozen.width, generator).numpy(), fresh)
+    if not np.array_equal(frozen.embed(codes, fresh), stranger.embed(codes, fresh)):
         _law(
             frozen.digest != stranger.digest,
             "two codecs whose codes stand for different vectors have the same digest; put the codebook into it",
@@ -284,21 +289,22 @@ def _check_training_path(codec: Codec, frozen: FrozenCodec, generator: torch.Gen
     _check_quantized(q, x_BD, frozen)
     codes = q.codes.numpy()
     chosen = frozen.choose(x_BD.detach().numpy(), fresh)
-    gap = _distance(x_BD, frozen.embed(codes)) - _distance(x_BD, frozen.embed(chosen))
+    gap = _distance(x_BD, frozen.embed(codes, fresh)) - _distance(x_BD, frozen.embed(chosen, fresh))
     _law(
         np.array_equal(codes, chosen) or bool((gap <= CLOSE).all()),
         f"forward and choose disagree on {_n_differing(codes, chosen)} of {len(codes)} codes (ties not counted); "
         f"training and wire must send the same",
     )
-    embedded = frozen.embed(codes)
+    embedded = frozen.embed(codes, fresh)
     worst = float(np.abs(q.z.detach().numpy() - embedded).max())
     _law(
         np.allclose(q.z.detach().numpy(), embedded, rtol=CLOSE, atol=CLOSE),
         f"at evaluation forward(x).z differs from embed(codes) by up to {worst:.2g}; receivers hear another one",
     )
-    for name, context in (("fresh", fresh), ("used", chosen[::-1].copy())):
-        rate = codec(x_BD.detach(), torch.from_numpy(context)).rate_bits.detach().numpy()
-        estimate = frozen.estimate_bits(codes, context)
+    for name, context in (("fresh", fresh), ("used", next_context(fresh, chosen[::-1]))):
+        said = codec(x_BD.detach(), torch.from_numpy(context))
+        rate = said.rate_bits.detach().numpy()
+        estimate = frozen.estimate_bits(said.codes.numpy(), context)
         _law(
             np.allclose(rate, estimate, rtol=1e-3, atol=1e-3),
             f"forward's rate_bits ({rate.mean():.3f} bits a message) differ from estimate_bits ({estimate.mean():.3f}) "

@@ -19,9 +19,9 @@ from commlib.codec import Codes
 from commlib.codecs.frozen import TableCodec
 from commlib.codecs.prior import fit_prior
 from commlib.config import StagesConfig
-from commlib.exchange import make_plan
 from commlib.experiments.model import Calibration, Model, Rung, furnish
 from commlib.ledger import Budget, Ledger
+from commlib.plan import make_plan
 from commlib.world import World
 
 FIRST_RUNG, LAST_RUNG = 2.0**-11, 2.0**-1
@@ -86,8 +86,8 @@ def refit(model: Model, contexts: Codes, codes: Codes) -> Model:
     codec = model.codec
     if not isinstance(codec, TableCodec) or len(codes) < 2:
         return model
-    prior = fit_prior(codes, contexts, codec.prior.alphabet, is_conditional=codec.prior.is_conditional)
-    return replace(model, codec=TableCodec(codec.name, codec.quantiser, prior))
+    prior = fit_prior(codes, contexts, codec.prior.alphabet, codec.prior.kind, codec.prior.n_ages)
+    return replace(model, codec=replace(codec, prior=prior))
 
 
 def calibrate(
@@ -98,15 +98,10 @@ def calibrate(
     _, contexts, codes = rehearsal.play(model, 0.0)
     model = refit(model, contexts, codes)
     codec = model.codec
-    if (
-        not rate_aware
-        or not isinstance(codec, TableCodec)
-        or len(codes) < 2
-        or codec.quantiser.distortions(codec.embed(codes[:1])) is None
-    ):
+    if not rate_aware or not isinstance(codec, TableCodec) or len(codes) < 2 or not codec.quantiser.is_searchable:
         return replace(model, calibration=Calibration(n_steps=rehearsal.n_steps))
     ladder = np.geomspace(FIRST_RUNG, LAST_RUNG, stages.rungs or 11).tolist() if stages.rungs != 1 else [FIRST_RUNG * 8]
-    variance = float(codec.embed(codes).var(0).sum())
+    variance = float(codec.embed(codes, contexts).var(0).sum())
     tuned: list[tuple[Rung, Model]] = [(rehearsal.measure(model, 0.0), model)]
     for share in ladder:
         weight = share * variance

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from commlib.codec import START, FrozenCodec
+from commlib.codec import FrozenCodec, fresh_context
 from commlib.codecs.frozen import CodebookQuantiser, TableCodec
 from commlib.codecs.prior import uniform_prior
 from commlib.errors import CommlibError, ConfigError
@@ -171,8 +171,8 @@ def _ray_address() -> Finding:
 def _round_trip() -> Finding:
     """A codec of 16 codes sends 16 messages."""
     codebook = np.arange(32, dtype=np.float32).reshape(16, 2)
-    codec = TableCodec("doctor", CodebookQuantiser(codebook), uniform_prior(1, 16, is_conditional=True))
-    fresh = np.full((16, 1), START)
+    codec = TableCodec("doctor", CodebookQuantiser(codebook), uniform_prior(1, 16))
+    fresh = fresh_context(16, 1)
     try:
         payload = codec.encode(codec.choose(codebook, fresh), fresh)
         heard = codec.embed(codec.decode(payload, fresh))

@@ -25,7 +25,6 @@ from commlib.agents.play import Books, Tally, Watcher, play
 from commlib.agents.runtime import Runtime
 from commlib.config import RunConfig, write_yaml
 from commlib.errors import ConfigError, RunError
-from commlib.exchange import ABSENCE_RULE, CHARGING_RULES, Plan, make_plan, partition
 from commlib.experiments.compose import complete, n_hosts, open_runtime
 from commlib.experiments.intervals import estimate
 from commlib.experiments.model import Model, furnish
@@ -34,6 +33,7 @@ from commlib.experiments.worlds import make_world
 from commlib.information import perplexity
 from commlib.journal import Journal
 from commlib.ledger import Ledger, Statement
+from commlib.plan import ABSENCE_RULE, CHARGING_RULES, Plan, make_plan, partition
 from commlib.records import (
     BitFigures,
     Bits,

@@ -16,8 +16,8 @@ from commlib.agents.desk import Desk, LearnedTeam
 from commlib.agents.policy import PolicySpec
 from commlib.agents.runtime import Runtime
 from commlib.codec import FrozenCodec
-from commlib.exchange import Plan
 from commlib.message import Edge
+from commlib.plan import Plan
 
 
 @dataclass(frozen=True)

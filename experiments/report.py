@@ -416,7 +416,7 @@ def _summary_section(runs: list[Run]) -> Html:
 
 def _charging(rule: str) -> str:
     """The rule in words, whether its name or its sentence is recorded."""
-    from commlib.exchange import ABSENCE_RULE, CHARGING_RULES
+    from commlib.plan import ABSENCE_RULE, CHARGING_RULES
 
     if rule not in CHARGING_RULES:
         return rule

@@ -19,10 +19,9 @@ from commlib.agent import Agent, Soloists, checked_reply
 from commlib.agents.play import Books, play
 from commlib.agents.runtime import LocalRuntime, Runtime
 from commlib.codecs.build import make_codec
-from commlib.codecs.float32 import Float32Codec
+from commlib.codecs.floats import Float32Codec
 from commlib.config import RunConfig, make_config, read_yaml, replay_config
 from commlib.errors import AgentError
-from commlib.exchange import make_plan
 from commlib.experiments.calibrate import calibrate
 from commlib.experiments.compose import complete, n_hosts, open_runtime
 from commlib.experiments.evaluate import evaluate
@@ -33,6 +32,7 @@ from commlib.experiments.worlds import make_world
 from commlib.journal import Journal
 from commlib.ledger import Budget, Ledger
 from commlib.message import Edge
+from commlib.plan import make_plan
 from commlib.records import Result, RunFolder
 from commlib.topology import make_topology
 from commlib.world import World, WorldSpec
@@ -146,7 +146,7 @@ def fit_to_agents(
     play(runtime, plan, world, books, n_worlds=n_worlds, rate_weight=0.0, generator=generator)
     _, codes = runtime.each("desk.recorded", [()])[0]
     if len(codes):
-        messages = torch.from_numpy(lossless.codec.embed(codes))
+        messages = torch.from_numpy(lossless.codec.embed(codes).copy())
         codec.fit(messages, generator)
     stages = config.stages.model_copy(update={"calibrate_worlds": n_worlds, "margin": max(config.stages.margin, 0.01)})
     model = Model(build, codec.freeze(), edges)

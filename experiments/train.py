@@ -30,7 +30,6 @@ from commlib.codecs.build import make_codec
 from commlib.codecs.store import check_storable, load_codec, read_header, save_codec
 from commlib.config import RunConfig, make_config, read_yaml, write_yaml
 from commlib.errors import CodecError, ConfigError, RunError
-from commlib.exchange import make_plan, partition
 from commlib.experiments.calibrate import calibrate
 from commlib.experiments.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from commlib.experiments.compose import complete, n_hosts, open_runtime, resolve
@@ -41,6 +40,7 @@ from commlib.experiments.worlds import make_world
 from commlib.journal import Journal
 from commlib.message import Edge
 from commlib.objective import LossTerms, Objective
+from commlib.plan import make_plan, partition
 from commlib.records import Result, RunFolder, write_json, write_whole
 from commlib.topology import make_topology
 from commlib.world import World, WorldSpec

@@ -18,20 +18,21 @@ from numpy.typing import NDArray
 from commlib.agents.learner import Learner, Phase
 from commlib.agents.play import Round
 from commlib.agents.runtime import LocalRuntime, Runtime
-from commlib.codec import START, Codes
+from commlib.codec import Codes, fresh_context
 from commlib.codecs.build import make_codec
 from commlib.codecs.frozen import TableCodec
 from commlib.config import RunConfig
+from commlib.ends import Ear
 from commlib.errors import RunError
-from commlib.exchange import Plan, make_plan, partition
 from commlib.experiments.checkpoint import read_checkpoint
 from commlib.experiments.evaluate import evaluate
 from commlib.experiments.model import Model
 from commlib.experiments.progress import Display
 from commlib.experiments.train import build_learner
-from commlib.frame import unpack
+from commlib.frame import run_id
 from commlib.journal import Journal
 from commlib.objective import Objective
+from commlib.plan import Plan, make_plan, partition
 from commlib.records import Result, RunFolder
 from commlib.world import World
 
@@ -66,32 +67,35 @@ class Eavesdropper:
     model: Model
     plan: Plan
     rounds: list[Heard] = field(default_factory=list)
+    _ears: list[Ear] = field(init=False)
     _past: Codes = field(default_factory=lambda: np.zeros((0, 0, 0), np.int64))
 
+    def __post_init__(self) -> None:
+        run = run_id(self.model.codec.digest, repr(self.plan))
+        self._ears = [Ear(index, self.plan, self.model.codec, run) for index in range(len(self.plan.trunks))]
+
     def past(self, seen: Round) -> Codes:
-        """What listeners had before this round, [N, W, P]."""
+        """What listeners had before this round, [N, W, P + 1]."""
         if seen.step == 0:
-            self._past = np.full((len(self.plan.host_of), len(seen.alive), self.model.codec.n_positions), START)
+            n_agents, n_worlds = len(self.plan.host_of), len(seen.alive)
+            fresh = fresh_context(n_agents * n_worlds, self.model.codec.n_positions)
+            self._past = fresh.reshape(n_agents, n_worlds, -1)
+            for ear in self._ears:
+                ear.reset(n_worlds)
         return self._past.copy()
 
     def __call__(self, seen: Round) -> None:
         """Take down one round."""
-        codec, alive = self.model.codec, seen.alive
+        alive = seen.alive
         self.past(seen)
         for index, trunk in enumerate(self.plan.trunks):
             senders = [route.sender for route in trunk.routes]
-            context = self._past[senders][:, alive].reshape(-1, codec.n_positions)
-            codes = codec.expected(context)
-            if index in seen.frames:
-                frame = unpack(seen.frames[index])
-                spoken = np.ones(len(context), bool)
-                if frame.silent is not None:
-                    spoken = np.unpackbits(np.frombuffer(frame.silent, np.uint8), count=len(context)) == 0
-                codes[spoken] = codec.decode(frame.payload, context[spoken])
-            for sender, row in zip(senders, codes.reshape(len(senders), -1, codec.n_positions), strict=True):
-                self._past[sender, alive] = row
+            ear, data = self._ears[index], seen.frames.get(index)
+            reading = ear.read(seen.number, data, alive)
+            ear.heard(reading, alive, has_frame=data is not None)
+            self._past[np.ix_(senders, alive)] = ear.context(alive).reshape(len(senders), -1, self._past.shape[-1])
         estimate = sum(s.estimate_bits for s in seen.sent)
-        self.rounds.append(Heard(self._past.copy(), seen.action.copy(), estimate))
+        self.rounds.append(Heard(self._past[..., :-1].copy(), seen.action.copy(), estimate))
 
 
 def verify(
@@ -170,7 +174,7 @@ class Pupil:
         return cls(learner, phase, model, world.spec.n_steps)
 
     def check(self, seen: Round, before: Codes, after: Codes) -> None:
-        """Compare one round: codes [N, W, P] before and after it, and the actions."""
+        """Compare one round: contexts [N, W, P + 1] before it, codes [N, W, P] after it, and the actions."""
         speakers = sorted({edge.sender for edge in self.model.edges})
         alive = seen.alive
         elapsed = torch.full((len(alive),), seen.step / self.n_steps)
@@ -179,10 +183,10 @@ class Pupil:
         z = np.zeros((len(alive), len(after), self.model.codec.width), np.float32)
         for speaker in speakers:
             heard, own = after[speaker, alive], said.codes[:, speaker].numpy()[alive]
-            z[alive, speaker] = self.model.codec.embed(heard)
+            z[alive, speaker] = self.model.codec.embed(heard, before[speaker, alive])
             unlike = (heard != own).any(-1)
             x = self.learner.policy.speak(self.learner._inputs[:, speaker])[0].detach().numpy()[alive]
-            distances = [((x - self.model.codec.embed(codes)) ** 2).sum(-1) for codes in (heard, own)]
+            distances = [((x - self.model.codec.embed(c, before[speaker, alive])) ** 2).sum(-1) for c in (heard, own)]
             ties = unlike & (np.abs(distances[0] - distances[1]) <= TIE * np.maximum(*distances) + 1e-9)
             self._count(f"agent {speaker} would say", unlike, ties, seen.step)
             self.n_codes += len(heard)
@@ -238,12 +242,12 @@ def compare_codecs(model: Model, config: RunConfig, folder: RunFolder) -> tuple[
     x = torch.rand(N_PROBES, config.message_width, generator=generator) * 2 - 1
     with torch.no_grad():
         trained = codec(x)
-    fresh = np.full((N_PROBES, model.codec.n_positions), START)
+    fresh = fresh_context(N_PROBES, model.codec.n_positions)
     frozen = model.codec.choose(x.numpy(), fresh)
     unlike = (trained.codes.numpy() != frozen).any(-1)
-    distances = [((x.numpy() - z) ** 2).sum(-1) for z in (trained.z.numpy(), model.codec.embed(frozen))]
+    distances = [((x.numpy() - z) ** 2).sum(-1) for z in (trained.z.numpy(), model.codec.embed(frozen, fresh))]
     ties = np.abs(distances[0] - distances[1]) <= TIE * np.maximum(*distances) + 1e-12
-    meant = model.codec.embed(trained.codes.numpy())
+    meant = model.codec.embed(trained.codes.numpy(), fresh)
     astray = np.abs(meant - trained.z.numpy()).max(-1) > TIE  # the same code stands for something else
     wrong = int(((unlike & ~ties) | astray).sum())
     words = [f"the trainable and the frozen codec disagree on {wrong} of {N_PROBES} messages"] if wrong else []

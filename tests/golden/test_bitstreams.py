@@ -19,9 +19,10 @@ import pytest
 from commlib.codec import START
 from commlib.codecs.frozen import ByteQuantiser, CodebookQuantiser, GridQuantiser, TableCodec
 from commlib.codecs.prior import Prior, to_integers
-from commlib.exchange import Endpoint, make_plan
+from commlib.exchange import Endpoint
 from commlib.frame import unpack
 from commlib.message import Edge
+from commlib.plan import make_plan
 
 FILE = Path(__file__).with_name("bitstreams.json")
 LAW = "a codec id's bitstream never changes; a new stream is a new id"

@@ -25,7 +25,7 @@ class SignCodec(nn.Module):
     def __init__(self, width):
         super().__init__()
         self.width = width
-        self.rate = RateTable(1, 2, is_conditional=True)
+        self.rate = RateTable(1, 2)
 
     def forward(self, x, context=None):
         codes = (x.detach().mean(-1, keepdim=True) > 0).long()

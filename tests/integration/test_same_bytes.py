@@ -50,7 +50,9 @@ def test_another_process_writes_the_same_bytes_and_reads_ours(name, tmp_path):
     vectors = numbers.normal(size=(N, quantiser.width)).astype(np.float32)
     context = quantiser.nearest(np.roll(vectors, 1, axis=0))
     context[:5] = START
-    prior = fit_prior(quantiser.nearest(vectors), context, quantiser.alphabet, is_conditional=name != "float32")
+    prior = fit_prior(
+        quantiser.nearest(vectors), context, quantiser.alphabet, kind="none" if name == "float32" else "previous"
+    )
     codec = TableCodec(name, quantiser, prior)
     save_codec(codec, tmp_path)
     np.savez(tmp_path / "given.npz", vectors=vectors, context=context)

@@ -8,7 +8,7 @@ import torch
 
 from commlib.agent import Soloists
 from commlib.codec import START
-from commlib.codecs.float32 import Float32Codec
+from commlib.codecs.floats import Float32Codec
 from commlib.codecs.frozen import CodebookQuantiser, TableCodec
 from commlib.codecs.prior import uniform_prior
 from commlib.config import StagesConfig
@@ -102,7 +102,7 @@ def places(spare=0):
     """A codec with a code for each place of the grid, and a prior that expects nothing."""
     grid = np.stack(np.meshgrid(*[np.linspace(0, 1, SIZE)] * 2), -1).reshape(-1, 2).astype(np.float32)
     codebook = np.concatenate([grid, np.full((spare, 2), 9, np.float32)])
-    return TableCodec("vq", CodebookQuantiser(codebook), uniform_prior(1, len(codebook), is_conditional=True))
+    return TableCodec("vq", CodebookQuantiser(codebook), uniform_prior(1, len(codebook)))
 
 
 def model_of(codec=None, edges=None):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from commlib.codec import START, Codec, FrozenCodec
+from commlib.codec import START, Codec, FrozenCodec, fresh_context, next_context
 from commlib.codecs.entropy import TABLE_TOTAL
-from commlib.codecs.float32 import Float32Codec
+from commlib.codecs.floats import Float32Codec
 from commlib.codecs.frozen import ByteQuantiser, CodebookQuantiser, GridQuantiser, TableCodec
 from commlib.codecs.int8 import Int8Codec
 from commlib.codecs.prior import Prior, fit_prior, to_integers, uniform_prior
@@ -32,10 +32,17 @@ def fitted(name):
     x = messages(2000, 6)[is_new.long().cumsum(0)]
     codec.fit(x, source(1))
     frozen = codec.freeze()
-    codes = frozen.choose(x.numpy(), np.full((len(x), frozen.n_positions), START))
-    context = np.concatenate([np.full_like(codes[:1], START), codes[:-1]])
-    codec.set_prior(fit_prior(codes, context, frozen.alphabet, is_conditional=frozen.silence_is_coded))
+    codes = frozen.choose(x.numpy(), fresh_context(len(x), frozen.n_positions))
+    context = next_context(fresh_context(len(codes), frozen.n_positions), np.roll(codes, 1, 0))
+    context[0] = fresh_context(1, frozen.n_positions)
+    codec.set_prior(fit_prior(codes, context, frozen.alphabet, frozen.prior.kind))
     return codec
+
+
+def used(frozen, vectors):
+    """Contexts of links on which these vectors were delivered first."""
+    fresh = fresh_context(len(vectors), frozen.n_positions)
+    return next_context(fresh, frozen.choose(vectors, fresh))
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -71,7 +78,7 @@ def test_a_fit_depends_on_its_generator_alone(name):
 @pytest.mark.parametrize("name", ["vq", "int8"])
 def test_what_is_expected_is_cheap_and_the_prior_pays_off(name):
     frozen = fitted(name).freeze()
-    context = frozen.choose(messages(300, 6, seed=3).numpy(), np.full((300, frozen.n_positions), START))
+    context = used(frozen, messages(300, 6, seed=3).numpy())
     expected = frozen.expected(context)
     assert (frozen.estimate_bits(expected, context) <= frozen.estimate_bits(context, context) + 1e-9).all()
     assert frozen.estimate_bits(expected, context).mean() < 0.3 * frozen.n_positions * np.log2(frozen.alphabet)
@@ -81,7 +88,7 @@ def test_what_is_expected_is_cheap_and_the_prior_pays_off(name):
 def test_a_higher_price_trades_distortion_for_bits(name):
     frozen = fitted(name).freeze()
     x = messages(400, 6, seed=4).numpy()
-    context = frozen.choose(messages(400, 6, seed=5).numpy(), np.full((400, frozen.n_positions), START))
+    context = used(frozen, messages(400, 6, seed=5).numpy())
     bits, distortion = [], []
     for weight in (0.0, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 100.0):
         codes = frozen.choose(x, context, weight)
@@ -96,7 +103,7 @@ def test_a_higher_price_trades_distortion_for_bits(name):
 def test_float32_is_lossless_and_its_price_changes_nothing():
     frozen = Float32Codec(3).freeze()
     x = np.array([[0.1, -0.0, 3e-40], [np.float32(1) / 3, 1e30, -1]], np.float32)
-    codes = frozen.choose(x, np.full((2, 12), START), 1.0)
+    codes = frozen.choose(x, fresh_context(2, 12), 1.0)
     assert frozen.embed(codes).tobytes() == x.tobytes()
     assert codes[1, 8:].tolist() == [0xBF, 0x80, 0, 0]
 
@@ -105,7 +112,7 @@ def test_an_int8_grid_spans_what_was_seen():
     codec = Int8Codec(2)
     codec.fit(torch.tensor([[-3.0, 5.0], [1.0, 5.0], [0.0, 5.0]]), source(0))
     frozen = codec.freeze()
-    corners = frozen.choose(np.array([[-3, 5], [1, 5], [-9, 9]], np.float32), np.full((3, 2), START))
+    corners = frozen.choose(np.array([[-3, 5], [1, 5], [-9, 9]], np.float32), fresh_context(3, 2))
     assert np.allclose(frozen.embed(corners)[:2], [[-3, 5], [1, 5]], atol=1e-3)
     assert corners[2].tolist() == [0, 255]
 
@@ -144,12 +151,12 @@ def test_vq_does_not_move_when_it_is_used(make):
         (lambda: Prior(np.zeros((1, 9, 8), np.uint32)), "must sum to 65536 without a zero"),
         (lambda: Prior(np.zeros((1, 5, 8), np.uint32)), r"needs the shape \[P, 1 or K \+ 1, K\], not \[1, 5, 8\]"),
         (
-            lambda: fit_prior(np.zeros((1, 1), int), np.zeros((1, 1), int), 4, is_conditional=True),
+            lambda: fit_prior(np.zeros((1, 1), int), np.zeros((1, 1), int), 4),
             "at least 2 messages",
         ),
-        (lambda: small().encode(np.array([[4]]), np.array([[START]])), "codes must lie in 0..3"),
-        (lambda: small().choose(np.array([[np.nan, 0]], np.float32), np.array([[START]])), "NaN or infinity"),
-        (lambda: TableCodec("x", ByteQuantiser(1), uniform_prior(1, 4, is_conditional=True)), "fit the prior again"),
+        (lambda: small().encode(np.array([[4]]), fresh_context(1, 1)), "codes must lie in 0..3"),
+        (lambda: small().choose(np.array([[np.nan, 0]], np.float32), fresh_context(1, 1)), "NaN or infinity"),
+        (lambda: TableCodec("x", ByteQuantiser(1), uniform_prior(1, 4)), "fit the prior again"),
     ],
 )
 def test_a_broken_contract_is_one_sentence(call, sentence):
@@ -162,7 +169,7 @@ def test_a_broken_contract_is_one_sentence(call, sentence):
 
 def small(seed=0, table=None):
     codebook = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32) + seed
-    prior = uniform_prior(1, 4, is_conditional=True) if table is None else Prior(to_integers(table))
+    prior = uniform_prior(1, 4) if table is None else Prior(to_integers(table))
     return TableCodec("small", CodebookQuantiser(codebook), prior)
 
 
@@ -171,7 +178,7 @@ def test_a_digest_names_codebook_prior_and_kind_but_not_the_name():
     skewed = table + np.arange(4)
     digests = [small().digest, small(1).digest, small(0, skewed).digest]
     grid = GridQuantiser(np.zeros(1, np.float32), np.ones(1, np.float32), 4)
-    digests.append(TableCodec("small", grid, uniform_prior(1, 4, is_conditional=True)).digest)
+    digests.append(TableCodec("small", grid, uniform_prior(1, 4)).digest)
     assert len(set(digests)) == 4
     assert TableCodec("another", small().quantiser, small().prior).digest == digests[0]
 
@@ -185,9 +192,9 @@ def test_a_frozen_codec_cannot_be_changed():
 
 
 def test_a_codec_without_context_expects_the_last_code_or_the_zero_vector():
-    codec = TableCodec("plain", ByteQuantiser(1), uniform_prior(4, 256, is_conditional=False))
+    codec = TableCodec("plain", ByteQuantiser(1), uniform_prior(4, 256, kind="none"))
     assert not codec.silence_is_coded
-    context = np.array([[START] * 4, [1, 2, 3, 4]])
+    context = np.array([[START] * 4 + [0], [1, 2, 3, 4, 1]])
     assert codec.expected(context).tolist() == [[0, 0, 0, 0], [1, 2, 3, 4]]
 
 
@@ -208,12 +215,16 @@ def markov(n_chains, n_steps, seed, hold=0.7, alphabet=12):
         codes.append(drawn)
         context = drawn
     context_n, codes_n = np.concatenate(contexts), np.concatenate(codes)
-    return context_n[:, None], codes_n[:, None], -np.log2(rows_CK[context_n + 1, codes_n])
+    return (
+        np.stack([context_n, np.zeros_like(context_n)], 1),
+        codes_n[:, None],
+        -np.log2(rows_CK[context_n + 1, codes_n]),
+    )
 
 
 def test_a_fitted_prior_recovers_the_entropy_of_a_known_source():
     context, codes, _ = markov(200, 60, seed=0)
-    prior = fit_prior(codes, context, 12, is_conditional=True)
+    prior = fit_prior(codes, context, 12)
     context, codes, true_bits = markov(200, 60, seed=1)
     found = prior.estimate_bits(codes, context).mean()
     assert found == pytest.approx(true_bits.mean(), rel=0.02)
@@ -223,14 +234,14 @@ def test_a_fitted_prior_recovers_the_entropy_of_a_known_source():
 
 def test_a_prior_from_few_messages_still_generalises():
     context, codes, _ = markov(10, 20, seed=0)
-    prior = fit_prior(codes, context, 12, is_conditional=True)
+    prior = fit_prior(codes, context, 12)
     context, codes, true_bits = markov(200, 60, seed=1)
     assert prior.estimate_bits(codes, context).mean() < 1.15 * true_bits.mean()
 
 
 def test_without_context_a_prior_is_the_marginal():
     context, codes, _ = markov(200, 60, seed=0)
-    prior = fit_prior(codes, context, 12, is_conditional=False)
+    prior = fit_prior(codes, context, 12, kind="none")
     assert prior.table.shape == (1, 1, 12)
     share = np.bincount(codes[:, 0], minlength=12) / len(codes)
     assert np.allclose(prior.table[0, 0] / TABLE_TOTAL, share, atol=1e-3)

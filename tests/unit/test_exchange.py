@@ -7,13 +7,14 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from commlib.codec import START
+from commlib.codec import fresh_context
 from commlib.codecs.frozen import ByteQuantiser, CodebookQuantiser, TableCodec
 from commlib.codecs.prior import Prior, to_integers, uniform_prior
 from commlib.errors import AgentError, ForeignCodec, FrameError
-from commlib.exchange import CHARGING_RULES, Endpoint, Plan, Route, Trunk, make_plan, partition
+from commlib.exchange import Endpoint
 from commlib.frame import Frame, unpack
 from commlib.message import Edge
+from commlib.plan import CHARGING_RULES, Plan, Route, Trunk, make_plan, partition
 
 FULL4 = tuple(Edge(s, r) for s, r in itertools.permutations(range(4), 2))
 RING4 = tuple(Edge(s, (s + 1) % 4) for s in range(4))
@@ -32,7 +33,7 @@ def holding():
 @lru_cache
 def plain():
     """Floats as they are: no context, so that frames list the silent."""
-    return TableCodec("plain", ByteQuantiser(2), uniform_prior(8, 256, is_conditional=False))
+    return TableCodec("plain", ByteQuantiser(2), uniform_prior(8, 256, kind="none"))
 
 
 class Network:
@@ -141,7 +142,7 @@ def test_what_arrives_is_the_nearest_code_of_what_was_said(charging):
     vectors = draw(0)
     _, inbox = network.round(vectors)
     for sender, receiver in FULL4:
-        context = np.full((5, 1), START)
+        context = fresh_context(5, 1)
         said = network.codec.embed(network.codec.choose(vectors[sender], context))
         assert np.array_equal(inbox[:, receiver, sender], said)
 
@@ -195,7 +196,7 @@ def test_nothing_is_sent_when_all_is_as_expected():
 
 def test_silence_means_the_expected_message():
     network = Network()
-    start = network.codec.embed(network.codec.expected(np.full((1, 1), START)))
+    start = network.codec.embed(network.codec.expected(fresh_context(1, 1)))
     sent, inbox = network.round(draw(0), silent=np.ones((4, 5), bool))
     assert all(one.frames == {} and one.n_open == 0 for one in sent)
     assert all(np.array_equal(inbox[w, r, s], start[0]) for w in range(5) for s, r in FULL4)

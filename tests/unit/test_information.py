@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from commlib.codec import START
+from commlib.codec import fresh_context
 from commlib.codecs.prior import fit_prior
 from commlib.information import entropy_bits, perplexity
 
@@ -34,8 +34,8 @@ def test_the_bill_is_never_below_the_entropy():
     """Cross-entropy under a counted prior bounds what is said (and is near it where there is enough to count)."""
     numbers = np.random.default_rng(0)
     codes = numbers.choice(6, (5000, 1), p=[0.5, 0.2, 0.1, 0.1, 0.05, 0.05])
-    context = np.full_like(codes, START)
-    prior = fit_prior(codes, context, 6, is_conditional=False)
+    context = fresh_context(len(codes), codes.shape[1])
+    prior = fit_prior(codes, context, 6, kind="none")
     bill = prior.estimate_bits(codes, context).mean()
     said = entropy_bits(np.bincount(codes[:, 0], minlength=6))
     assert said <= bill < said * 1.001

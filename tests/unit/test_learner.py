@@ -11,14 +11,15 @@ from commlib.agents.learner import Gradients, Learner, Phase, Samples
 from commlib.agents.policy import Policy, PolicySpec
 from commlib.agents.runtime import LocalRuntime
 from commlib.agents.training import Learning, Team, advantages, collect, update
-from commlib.codec import START
+from commlib.codec import START, fresh_context
 from commlib.codecs.int8 import Int8Codec
 from commlib.codecs.prior import fit_prior
+from commlib.codecs.rate import fresh_like
 from commlib.codecs.vq import VQCodec
 from commlib.errors import AgentError
-from commlib.exchange import Plan, partition
 from commlib.experiments.world_guide import Guide
 from commlib.objective import Objective
+from commlib.plan import Plan, partition
 from commlib.topology import make_topology
 
 SPEC = PolicySpec(
@@ -76,7 +77,9 @@ def samples(block, n_positions=1):
         "advantage": torch.randn(L, N, generator=draw),
         "target": torch.randn(L, N, generator=draw),
         "active": torch.rand(L, N, generator=draw) < 0.8,
-        "context": torch.randint(START, 8, (L, N, n_positions), generator=draw),
+        "context": torch.cat(
+            [torch.randint(START, 8, (L, N, n_positions), generator=draw), torch.ones(L, N, 1, dtype=torch.int64)], -1
+        ),
         "noise": torch.randn(L, N, SPEC.message_width, generator=draw),
     }
     elapsed = torch.rand(L, generator=draw)
@@ -242,9 +245,9 @@ def test_a_fitted_prior_changes_what_silence_means():
     before = learner.say(PHASES["priced"], s.observation, s.elapsed, s.context, None).codes
     assert not before.any(), "a uniform prior expects the first code"
     donor = fitted_codec()
-    donor.set_prior(fit_prior(np.full((50, 1), 5), np.full((50, 1), START), 8, is_conditional=True))
+    donor.set_prior(fit_prior(np.full((50, 1), 5), fresh_context(50, 1), 8))
     learner.load_codec(donor.state_dict())
-    after = learner.say(PHASES["priced"], s.observation, s.elapsed, torch.full_like(s.context, START), None).codes
+    after = learner.say(PHASES["priced"], s.observation, s.elapsed, fresh_like(s.context[..., :-1]), None).codes
     assert (after == 5).all()
 
 
@@ -253,7 +256,7 @@ def test_a_gate_gets_a_gradient_from_reward_and_from_the_bit_price():
     for bit_price in (0.0, 5.0):
         (learner,) = learners(SPLITS[0], GATED, codec=fitted_codec())
         expects_five = fitted_codec()
-        expects_five.set_prior(fit_prior(np.full((50, 1), 5), np.full((50, 1), START), 8, is_conditional=True))
+        expects_five.set_prior(fit_prior(np.full((50, 1), 5), fresh_context(50, 1), 8))
         learner.load_codec(expects_five.state_dict())
         one_update([learner], PHASES["priced"]._replace(objective=Objective(bit_price=bit_price)))
         gradients[bit_price] = float(learner.policy.encoder[-1].bias.grad[-1])

@@ -10,15 +10,15 @@ from commlib.agent import Spoken
 from commlib.agents.play import Books, play
 from commlib.agents.runtime import LocalRuntime
 from commlib.audit import audit
-from commlib.codecs.float32 import Float32Codec
+from commlib.codecs.floats import Float32Codec
 from commlib.codecs.frozen import CodebookQuantiser, TableCodec
 from commlib.codecs.prior import Prior, to_integers
 from commlib.errors import BudgetError
-from commlib.exchange import CHARGING_RULES, make_plan, partition
 from commlib.experiments.model import Model, furnish
 from commlib.experiments.world_guide import Guide
 from commlib.journal import Journal
 from commlib.ledger import Budget, Ledger
+from commlib.plan import CHARGING_RULES, make_plan, partition
 from commlib.topology import full, none
 
 N_WORLDS = 20

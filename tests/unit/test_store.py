@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from commlib.codec import START
+from commlib.codec import fresh_context
 from commlib.codecs.frozen import ByteQuantiser, CodebookQuantiser, GridQuantiser, TableCodec
 from commlib.codecs.prior import Prior, fit_prior, to_integers, uniform_prior
 from commlib.codecs.store import load_codec, read_header, save_codec
@@ -30,7 +30,7 @@ def grid():
 
 
 def floats():
-    return TableCodec("float32", ByteQuantiser(1), uniform_prior(4, 256, is_conditional=False))
+    return TableCodec("float32", ByteQuantiser(1), uniform_prior(4, 256, kind="none"))
 
 
 KINDS = [codebook, grid, floats]
@@ -44,7 +44,7 @@ def test_a_codec_comes_back_as_it_was(make, tmp_path):
     assert (back.name, back.digest) == (codec.name, codec.digest)
     assert read_header(tmp_path / "codec")["calibration"] == CALIBRATION
     vectors = NUMBERS.random((20, codec.width)).astype(np.float32)
-    fresh = np.full((20, codec.n_positions), START)
+    fresh = fresh_context(20, codec.n_positions)
     codes = codec.choose(vectors, fresh, 0.01)
     assert np.array_equal(back.choose(vectors, fresh, 0.01), codes)
     assert back.encode(codes, fresh) == codec.encode(codes, fresh)
@@ -122,7 +122,7 @@ def test_the_arrays_of_another_codec_are_refused_by_digest(tmp_path):
 
 def test_a_refitted_prior_is_another_language():
     codec = codebook()
-    prior = fit_prior(np.full((9, 1), 2), np.full((9, 1), START), 4, is_conditional=True)
+    prior = fit_prior(np.full((9, 1), 2), fresh_context(9, 1), 4)
     assert TableCodec(codec.name, codec.quantiser, prior).digest != codec.digest
 
 
@@ -142,7 +142,7 @@ def test_a_quantiser_of_your_own_cannot_be_stored_and_says_so(tmp_path):
         def arrays(self):
             return {}
 
-    codec = TableCodec("mine", Mine(), uniform_prior(1, 2, is_conditional=True))
+    codec = TableCodec("mine", Mine(), uniform_prior(1, 2))
     with pytest.raises(CodecError, match="a Mine cannot be stored"):
         save_codec(codec, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -9,7 +9,7 @@ from torch import nn
 
 import commlib
 from commlib.codec import START
-from commlib.codecs.float32 import Float32Codec
+from commlib.codecs.floats import Float32Codec
 from commlib.codecs.frozen import CodebookQuantiser, TableCodec
 from commlib.codecs.int8 import Int8Codec
 from commlib.codecs.prior import Prior, to_integers, uniform_prior
@@ -39,7 +39,7 @@ def test_the_error_is_one_of_ours_and_the_door_leads_here():
 def parts(skewed=False):
     codebook = np.array(list(itertools.product((-0.75, -0.25, 0.25, 0.75), repeat=2)), np.float32)
     if not skewed:
-        return "fake", CodebookQuantiser(codebook), uniform_prior(1, 16, is_conditional=True)
+        return "fake", CodebookQuantiser(codebook), uniform_prior(1, 16)
     weights = 0.5 ** np.abs(np.arange(17)[:, None] - np.arange(16))
     return "fake", CodebookQuantiser(codebook), Prior(to_integers(weights[None]))
 
