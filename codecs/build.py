@@ -13,15 +13,27 @@ from commlib.errors import ConfigError
 from commlib.plugins import load_object
 
 CODECS = {
-    "vq": (
-        "commlib.codecs.vq",
-        "VQCodec",
-        "nearest of K learned vectors, prior on the link's last code (arXiv:1711.00937)",
+    "vq": ("commlib.codecs.vq", "VQCodec", "nearest of K learned vectors (arXiv:1711.00937)"),
+    "rvq": ("commlib.codecs.rvq", "RVQCodec", "residual stages: a message told coarse, then fine (arXiv:2107.03312)"),
+    "fsq": ("commlib.codecs.fsq", "FSQCodec", "a few numbers of a few levels each (arXiv:2309.15505)"),
+    "trellis": ("commlib.codecs.tcq", "TrellisCodec", "trellis-coded floats, for more than a bit per float"),
+    "vq-vib": (
+        "commlib.codecs.vqvib",
+        "VQVIBCodec",
+        "vq with a stochastic code and an information price (arXiv:2207.07025)",
     ),
+    "dither": (
+        "commlib.codecs.dither",
+        "DitherCodec",
+        "subtractive dither, gradient exactly 1 (DDCL, arXiv:2511.01554)",
+    ),
+    "gvq": ("commlib.codecs.gvq", "GVQCodec", "16 codes without context (arXiv:2602.02035)"),
     "int8": ("commlib.codecs.int8", "Int8Codec", "8 bits per float, same prior, silence and rate-aware encoder as vq"),
+    "float16": ("commlib.codecs.floats", "Float16Codec", "every float in half precision, bytes entropy-coded"),
     "float32": ("commlib.codecs.floats", "Float32Codec", "every float as it is, bytes entropy-coded"),
-    "float16": ("commlib.codecs.floats", "Float16Codec", "every float rounded to half precision, bytes entropy-coded"),
 }
+SIZED = ("vq", "rvq", "fsq", "trellis", "vq-vib")
+"""The codecs that have a codebook size (for rvq: of each stage; for trellis: levels)."""
 
 
 def make_codec(name: str, width: int, codebook_size: int) -> Any:  # noqa: ANN401 (an nn.Module that is also a Codec)
@@ -33,7 +45,7 @@ def make_codec(name: str, width: int, codebook_size: int) -> Any:  # noqa: ANN40
     if name in CODECS:
         module, attribute, _ = CODECS[name]
         maker = getattr(import_module(module), attribute)
-        return maker(width, codebook_size) if name == "vq" else maker(width)
+        return maker(width, codebook_size) if name in SIZED else maker(width)
     plugins = {point.name: point for point in entry_points(group="commlib.codecs")}
     if name not in plugins and ":" not in name:
         known = [*CODECS, *plugins]

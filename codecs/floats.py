@@ -21,8 +21,8 @@ class Float32Codec(nn.Module):
         self._bytes = ByteQuantiser(width, self.n_bytes)
         self.rate = RateTable(self._bytes.n_positions, 256, "none")
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Quantized:
-        """The message as these bytes can say it, straight through."""
+    def forward(self, x: Tensor, context: Tensor | None = None, rate_weight: float = 0.0) -> Quantized:
+        """The message as these bytes can say it, straight through; there is nothing to trade for bits."""
         codes_nP = self._bytes.nearest(x.detach().reshape(-1, self.width).float().numpy())
         codes = torch.from_numpy(codes_nP).reshape(*x.shape[:-1], self._bytes.n_positions)
         heard = torch.from_numpy(self._bytes.embed(codes_nP)).view_as(x)

@@ -26,6 +26,9 @@ from commlib.errors import CodecError
 REMEMBERED = 1 << 14
 """How many single messages a codec remembers the bytes of, so that saying one again is a look-up."""
 
+SEARCHED = 1024
+"""How many messages are searched at once."""
+
 Arrays = dict[str, NDArray[Any]]
 
 Rate = Callable[[int, NDArray[np.intp], Codes], NDArray[np.float64]]
@@ -170,11 +173,20 @@ class TableCodec:
         if self.dither is not None:
             vectors = vectors + self._shift(context)
         if rate_weight > 0 and self.quantiser.is_searchable:
-            return self.quantiser.search(vectors, self._rate(context), rate_weight)
+            return self._search(vectors, context, rate_weight)
         return self.quantiser.nearest(vectors)
 
-    def _rate(self, context: Codes) -> Rate:
-        return lambda position, which, codes: self.prior.code_bits(position, context[which], codes)
+    def _search(self, vectors: Vectors, context: Codes, rate_weight: float) -> Codes:
+        """Search for a few messages at a time, so that memory stays bounded."""
+        found = np.empty((len(vectors), self.n_positions), np.int64)
+        for start in range(0, len(vectors), SEARCHED):
+            part = slice(start, start + SEARCHED)
+
+            def rate(position: int, which: NDArray[np.intp], codes: Codes, part: slice = part) -> NDArray[np.float64]:
+                return self.prior.code_bits(position, context[part][which], codes)
+
+            found[part] = self.quantiser.search(vectors[part], rate, rate_weight)
+        return found
 
     def _shift(self, context: Codes) -> Vectors:
         assert self.dither is not None

@@ -12,6 +12,7 @@ from commlib.codec import Quantized
 from commlib.codecs.frozen import GridQuantiser, TableCodec
 from commlib.codecs.prior import Prior
 from commlib.codecs.rate import RateTable
+from commlib.codecs.through import through_frozen
 from commlib.errors import CodecError
 
 LEVELS = 256
@@ -31,8 +32,10 @@ class Int8Codec(nn.Module):
         self.register_buffer("step", torch.full((width,), 2.0 / (LEVELS - 1)))
         self.rate = RateTable(width, LEVELS, context)
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Quantized:
-        """Nearest level of each float, straight through."""
+    def forward(self, x: Tensor, context: Tensor | None = None, rate_weight: float = 0.0) -> Quantized:
+        """Nearest level of each float, straight through; with a rate weight the best trade of error and bits."""
+        if rate_weight > 0:
+            return through_frozen(self, x, context, rate_weight)
         codes = ((x.detach() - self.low) / self.step).round().clamp(0, LEVELS - 1)
         hard = self.low + self.step * codes
         codes = codes.long()

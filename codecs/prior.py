@@ -140,6 +140,8 @@ class Prior:
 
     def code_bits(self, position: int, context: Codes, codes: Codes) -> NDArray[np.float64]:
         """-log2 q of every code at `position`, [n, K], the codes [n, P] before it being known."""
+        if self.kind == "none" and self.n_ages == 1:
+            return np.broadcast_to(self.bits[position], (len(context), self.alphabet))
         row = self.row(position, context, codes)
         bits: NDArray[np.float64] = self.bits[position, row][:, : self.alphabet]
         if self.kind == "held":

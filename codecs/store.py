@@ -16,13 +16,23 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from commlib.codecs.frozen import ByteQuantiser, CodebookQuantiser, GridQuantiser, TableCodec
+from commlib.codecs.levels import LevelsQuantiser
 from commlib.codecs.prior import Prior
+from commlib.codecs.residual import ResidualQuantiser
+from commlib.codecs.trellis import TrellisQuantiser
 from commlib.errors import CodecError
 from commlib.records import write_json
 
 FORMAT = 2
 _LABEL = {"format", "name", "kind", "context", "n_ages", "digest", "calibration"}
-_KINDS = {"codebook": CodebookQuantiser, "grid": GridQuantiser, "bytes": ByteQuantiser}
+_KINDS: dict[str, Any] = {
+    "codebook": CodebookQuantiser,
+    "residual": ResidualQuantiser,
+    "levels": LevelsQuantiser,
+    "trellis": TrellisQuantiser,
+    "grid": GridQuantiser,
+    "bytes": ByteQuantiser,
+}
 
 
 def check_storable(codec: object) -> None:
