@@ -23,7 +23,7 @@ from commlib.codec import Codes, Vectors, fresh_context, next_context
 from commlib.codecs.frozen import ByteQuantiser, CodebookQuantiser, GridQuantiser, Quantiser, TableCodec
 from commlib.codecs.prior import fit_prior, uniform_prior
 from commlib.codecs.residual import ResidualQuantiser
-from commlib.codecs.trellis import TrellisQuantiser
+from commlib.codecs.trellis import TrellisQuantiser, even_trellis
 from commlib.errors import CodecError, ConfigError
 
 NAMES = ("vq", "rvq", "int8", "trellis", "float16", "float32")
@@ -247,13 +247,11 @@ def _trellis(messages: Vectors, settings: Settings) -> TrellisQuantiser:
         step = np.full_like(deviation, np.sqrt(settings.rate_weight / 0.4))
     else:
         step = np.abs(messages - messages.mean(0)).max(0) / settings.codebook_size
-    return TrellisQuantiser(
-        messages.mean(0), np.maximum(step, np.float32(1e-6)).astype(np.float32), settings.codebook_size
-    )
+    return even_trellis(messages.mean(0), np.maximum(step, np.float32(1e-6)), settings.codebook_size)
 
 
 def _refitted(quantiser: Quantiser, codes: Codes, messages: Vectors) -> Quantiser:
-    """The quantiser with every codeword moved to the mean of what it stands for; grids stay as they are."""
+    """The quantiser with every codeword moved to the mean of what it stands for; even grids stay as they are."""
     if isinstance(quantiser, CodebookQuantiser):
         return CodebookQuantiser(_means(quantiser.codebook, codes[:, 0], messages))
     if isinstance(quantiser, ResidualQuantiser):
@@ -263,6 +261,12 @@ def _refitted(quantiser: Quantiser, codes: Codes, messages: Vectors) -> Quantise
             codebooks[stage] = _means(codebooks[stage], codes[:, stage], messages - others)
             codebooks[1:, 0] = 0.0
             quantiser = ResidualQuantiser(codebooks.copy())
+    if isinstance(quantiser, TrellisQuantiser):
+        grids, values = quantiser.grids(codes), quantiser.values.copy()
+        for position, column in enumerate(messages.T):
+            code = grids[:, position] * quantiser.alphabet + codes[:, position]
+            values[position] = _means(values[position].reshape(-1, 1), code, column[:, None]).reshape(2, -1)
+        quantiser = TrellisQuantiser(values)
     return quantiser
 
 

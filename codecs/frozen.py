@@ -31,7 +31,7 @@ SEARCHED = 1024
 
 Arrays = dict[str, NDArray[Any]]
 
-Rate = Callable[[int, NDArray[np.intp], Codes], NDArray[np.float64]]
+Rate = Callable[[int, NDArray[np.intp], Codes], NDArray[np.float32]]
 """``rate(position, which, codes)``: bits of every code at a position, [m, K], for messages `which` [m] whose earlier codes
 are `codes` [m, P]."""
 
@@ -182,7 +182,7 @@ class TableCodec:
         for start in range(0, len(vectors), SEARCHED):
             part = slice(start, start + SEARCHED)
 
-            def rate(position: int, which: NDArray[np.intp], codes: Codes, part: slice = part) -> NDArray[np.float64]:
+            def rate(position: int, which: NDArray[np.intp], codes: Codes, part: slice = part) -> NDArray[np.float32]:
                 return self.prior.code_bits(position, context[part][which], codes)
 
             found[part] = self.quantiser.search(vectors[part], rate, rate_weight)
@@ -281,7 +281,7 @@ def search_positions(distortions: NDArray[np.float32], rate: Rate, rate_weight: 
     n, n_positions, _ = distortions.shape
     everyone, codes = np.arange(n), np.zeros((n, n_positions), np.int64)
     for position in range(n_positions):
-        cost = distortions[:, position] + rate_weight * rate(position, everyone, codes)
+        cost = distortions[:, position] + np.float32(rate_weight) * rate(position, everyone, codes)
         codes[:, position] = cost.argmin(-1)
     return codes
 

@@ -138,15 +138,20 @@ class Prior:
             codes = np.where(fresh, start, np.where(codes == self.alphabet, context[:, :-1], codes))
         return codes
 
-    def code_bits(self, position: int, context: Codes, codes: Codes) -> NDArray[np.float64]:
+    @cached_property
+    def _bits(self) -> NDArray[np.float32]:
+        """For searches, where a table of half the size is half the time."""
+        return self.bits.astype(np.float32)
+
+    def code_bits(self, position: int, context: Codes, codes: Codes) -> NDArray[np.float32]:
         """-log2 q of every code at `position`, [n, K], the codes [n, P] before it being known."""
         if self.kind == "none" and self.n_ages == 1:
-            return np.broadcast_to(self.bits[position], (len(context), self.alphabet))
+            return np.broadcast_to(self._bits[position], (len(context), self.alphabet))
         row = self.row(position, context, codes)
-        bits: NDArray[np.float64] = self.bits[position, row][:, : self.alphabet]
+        bits: NDArray[np.float32] = self._bits[position, row][:, : self.alphabet]
         if self.kind == "held":
             old = np.flatnonzero(context[:, position] >= 0)
-            bits[old, context[old, position]] = self.bits[position, row[old], -1]
+            bits[old, context[old, position]] = self._bits[position, row[old], -1]
         return bits
 
     def estimate_bits(self, codes: Codes, context: Codes) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from commlib.codecs.frozen import TableCodec
 from commlib.codecs.prior import Prior
 from commlib.codecs.rate import RateTable
 from commlib.codecs.through import through_frozen
-from commlib.codecs.trellis import TrellisQuantiser
+from commlib.codecs.trellis import even_trellis
 from commlib.errors import CodecError
 
 
@@ -49,5 +49,5 @@ class TrellisCodec(nn.Module):
 
     def freeze(self) -> TableCodec:
         """The frozen edition."""
-        grid = TrellisQuantiser(self.middle.numpy().copy(), self.step.numpy().copy(), self.levels)
+        grid = even_trellis(self.middle.numpy(), self.step.numpy(), self.levels)
         return TableCodec(self.name, grid, self.rate.prior)

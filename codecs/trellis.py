@@ -38,36 +38,28 @@ _NEXT = np.stack([_step(0), _step(1)])
 
 @dataclass(frozen=True, eq=False)
 class TrellisQuantiser:
-    """Level k of grid g is middle + step x (2 (k - K // 2) + g): each float on one of two grids, 2 steps wide.
+    """What number k on grid g of a float stands for: float32 [D, 2, K], at first two even grids (`even_trellis`)."""
 
-    Attributes:
-        middle: float32 [D].
-        step: float32 [D].
-        levels: K.
-    """
-
-    middle: NDArray[np.float32]
-    step: NDArray[np.float32]
-    levels: int = 64
+    values: NDArray[np.float32]
 
     def __post_init__(self) -> None:
-        if self.middle.shape != self.step.shape or self.middle.ndim != 1 or not (self.step > 0).all():
-            raise CodecError("a trellis needs a middle and a step > 0 for each float")
+        if self.values.ndim != 3 or self.values.shape[1] != 2 or not np.isfinite(self.values).all():
+            raise CodecError(f"the values of a trellis are finite floats [D, 2, K], not {list(self.values.shape)}")
 
     @property
     def width(self) -> int:
         """D."""
-        return len(self.middle)
+        return len(self.values)
 
     @property
     def n_positions(self) -> int:
         """One number per float."""
-        return len(self.middle)
+        return len(self.values)
 
     @property
     def alphabet(self) -> int:
         """K, levels per float."""
-        return self.levels
+        return int(self.values.shape[2])
 
     @property
     def is_searchable(self) -> bool:
@@ -75,17 +67,17 @@ class TrellisQuantiser:
         return True
 
     def arrays(self) -> Arrays:
-        """Middle, step and levels."""
-        return {"middle": self.middle, "step": self.step, "levels": np.array([self.levels], np.int64)}
+        """The values."""
+        return {"values": self.values}
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> TrellisQuantiser:
         """Back from `arrays`."""
-        return cls(arrays["middle"], arrays["step"], int(arrays["levels"][0]))
+        return cls(arrays["values"])
 
     def nearest(self, vectors: Vectors) -> Codes:
         """The path [n, D] of least squared distance."""
-        return self.search(vectors, lambda position, which, codes: np.zeros((len(which), 1)), 0.0)
+        return self.search(vectors, lambda position, which, codes: np.zeros((len(which), 1), np.float32), 0.0)
 
     def search(self, vectors: Vectors, rate: Rate, rate_weight: float) -> Codes:
         """The path [n, D] of least squared distance + rate_weight x bits, exactly, if rates depend on the grid alone."""
@@ -117,10 +109,7 @@ class TrellisQuantiser:
         self, position: int, grid: int, x: NDArray[np.float32], rate: Rate, rate_weight: float
     ) -> NDArray[np.float64]:
         """What each level [n, K] of a grid costs at a position."""
-        level = self.middle[position] + self.step[position] * (
-            2 * (np.arange(self.levels) - self.levels // 2) + grid
-        ).astype(np.float32)
-        apart = np.square(x[:, None] - level, dtype=np.float64)
+        apart = np.square(x[:, None] - self.values[position, grid], dtype=np.float64)
         if rate_weight == 0:
             return apart
         before = np.zeros((len(x), self.width), np.int64)
@@ -142,5 +131,14 @@ class TrellisQuantiser:
 
     def embed(self, codes: Codes) -> Vectors:
         """The floats [n, D]."""
-        grids = np.stack([grid_of(codes, position) for position in range(self.width)], 1)
-        return self.middle + self.step * (2 * (codes - self.levels // 2) + grids).astype(np.float32)
+        return self.values[np.arange(self.width), self.grids(codes), codes]
+
+    def grids(self, codes: Codes) -> Codes:
+        """Which grid each number of messages [n, D] lies on, [n, D]."""
+        return np.stack([grid_of(codes, position) for position in range(self.width)], 1)
+
+
+def even_trellis(middle: NDArray[np.float32], step: NDArray[np.float32], levels: int) -> TrellisQuantiser:
+    """Two even grids for each float, 2 steps wide and a step apart, their middle level at `middle` [D]."""
+    number = 2 * (np.arange(levels) - levels // 2) + np.arange(2)[:, None]
+    return TrellisQuantiser((middle[:, None, None] + step[:, None, None] * number).astype(np.float32))
