@@ -24,7 +24,7 @@ from commlib.errors import CodecError
 from commlib.records import write_json
 
 FORMAT = 2
-_LABEL = {"format", "name", "kind", "context", "n_ages", "digest", "calibration"}
+_LABEL = {"format", "name", "kind", "context", "n_ages", "digest", "calibration", "made_by"}
 _KINDS: dict[str, Any] = {
     "codebook": CodebookQuantiser,
     "residual": ResidualQuantiser,
@@ -45,8 +45,10 @@ def check_storable(codec: object) -> None:
         )
 
 
-def save_codec(codec: TableCodec, folder: Path, calibration: dict[str, Any] | None = None) -> None:
-    """Write a frozen codec, and how its price knob was calibrated."""
+def save_codec(
+    codec: TableCodec, folder: Path, calibration: dict[str, Any] | None = None, made_by: str | None = None
+) -> None:
+    """Write a frozen codec, how its price knob was calibrated, and the command that made it."""
     check_storable(codec)
     kind = next(k for k, c in _KINDS.items() if isinstance(codec.quantiser, c))
     arrays = {k: np.ascontiguousarray(v) for k, v in codec.arrays().items()}
@@ -65,6 +67,7 @@ def save_codec(codec: TableCodec, folder: Path, calibration: dict[str, Any] | No
         "n_ages": codec.prior.n_ages,
         "digest": codec.digest,
         "calibration": calibration,
+        "made_by": made_by,
     }
     write_json(folder / "codec.json", {**header, "checksum": _checksum(header)})
 

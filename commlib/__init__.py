@@ -19,14 +19,18 @@ _LAZY = {
     "run": "commlib.experiments.run",
     "train": "commlib.experiments.train",
     "load": "commlib.experiments.run",
+    "load_codec": "commlib.codecs.words",
+    "fit_codec": "commlib.codecs.fit",
     "Result": "commlib.records",
     "testing": "commlib.testing",
 }
 
-__all__ = ["Result", "__version__", "load", "run", "testing", "train"]
+__all__ = ["Result", "__version__", "fit_codec", "load", "load_codec", "run", "testing", "train"]
 
 if TYPE_CHECKING:
     from commlib import testing
+    from commlib.codecs.fit import fit_codec
+    from commlib.codecs.words import load_codec
     from commlib.experiments.run import load, run
     from commlib.experiments.train import train
     from commlib.records import Result

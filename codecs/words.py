@@ -1,0 +1,158 @@
+"""A frozen codec in anybody's agent: a vector in, bytes out, and back.
+
+A pocket phrase book: no runtime, no ledger, no torch. Either each message stands on its own (`encode`, `decode`), or both
+ends keep a `Link` that remembers what was said, so that what is expected costs nothing.
+
+Shapes: D message width, n messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from commlib.codec import Codes, Vectors, fresh_context, next_context
+from commlib.codecs.frozen import TableCodec
+from commlib.codecs.store import load_codec as load_frozen
+from commlib.codecs.store import read_header
+from commlib.errors import CodecError
+
+ZOO = Path(__file__).resolve().parent / "zoo"
+"""Small codecs that ship with the package, trained or fitted by the command that stands in their label."""
+
+Floats = Vectors | Sequence[float]
+
+
+class MessageCodec:
+    """Messages to bytes and back, each on its own.
+
+    >>> codec = load_codec("zoo:gaussian-8")
+    >>> data = codec.encode([0.3, -1.2, 0.0, 0.8, 2.1, -0.5, 0.4, -0.1])
+    >>> codec.decode(data).shape, len(data) < 4 * 8
+    ((8,), True)
+
+    Attributes:
+        frozen: the codec itself, with its prior, digest and tables.
+        rate_weight: the squared distortion that a bit is worth unless a call says otherwise; 0: nearest code.
+    """
+
+    def __init__(self, frozen: TableCodec, rate_weight: float = 0.0) -> None:
+        self.frozen, self.rate_weight = frozen, rate_weight
+        self._fresh = fresh_context(1, frozen.n_positions)
+        self._fresh.setflags(write=False)
+
+    @property
+    def width(self) -> int:
+        """D, floats per message."""
+        return self.frozen.width
+
+    def encode(self, vector: Floats, rate_weight: float | None = None) -> bytes:
+        """One message, float [D], as bytes; a dear bit (`rate_weight`) makes it shorter and coarser.
+
+        Raises:
+            CodecError: another width, or NaN or infinity.
+        """
+        return self.frozen.encode(self._choose(vector, self._fresh, rate_weight), self._fresh)
+
+    def decode(self, data: bytes) -> Vectors:
+        """The message, float32 [D].
+
+        Raises:
+            CodecError: the bytes are no message of this codec.
+        """
+        heard: Vectors = self.frozen.embed(self.frozen.decode(data, self._fresh), self._fresh)[0]
+        return heard
+
+    def encode_many(self, vectors: Vectors, rate_weight: float | None = None) -> bytes:
+        """N messages, float [n, D], as one stream, shorter than n single ones."""
+        rows = np.asarray(vectors, np.float32)
+        if rows.ndim != 2 or rows.shape[1] != self.width:
+            raise CodecError(f"messages must be [n, {self.width}], not {list(rows.shape)}")
+        fresh = fresh_context(len(rows), self.frozen.n_positions)
+        return self.frozen.encode(self.frozen.choose(rows, fresh, self._weight(rate_weight)), fresh)
+
+    def decode_many(self, data: bytes, n_messages: int) -> Vectors:
+        """The n messages of a stream, float32 [n, D]."""
+        fresh = fresh_context(n_messages, self.frozen.n_positions)
+        return self.frozen.embed(self.frozen.decode(data, fresh), fresh)
+
+    def link(self) -> Link:
+        """One end of a link; make one at each end."""
+        return Link(self)
+
+    def _choose(self, vector: Floats, context: Codes, rate_weight: float | None) -> Codes:
+        row = np.asarray(vector, np.float32)
+        if row.shape != (self.width,):
+            raise CodecError(f"a message of this codec is [{self.width}], not {list(row.shape)}")
+        return self.frozen.choose(row[None], context, self._weight(rate_weight))
+
+    def _weight(self, rate_weight: float | None) -> float:
+        return self.rate_weight if rate_weight is None else rate_weight
+
+
+class Link:
+    """What one end of a link remembers; every message that one end encodes, the other must decode, in order.
+
+    >>> codec = load_codec("zoo:gaussian-8")
+    >>> here, there = codec.link(), codec.link()
+    >>> there.decode(here.encode(np.ones(8))).shape
+    (8,)
+    """
+
+    def __init__(self, codec: MessageCodec) -> None:
+        self._codec = codec
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget: both ends do so at once, for example when a message was lost."""
+        self._context = fresh_context(1, self._codec.frozen.n_positions)
+
+    def encode(self, vector: Floats, rate_weight: float | None = None) -> bytes:
+        """One message, float [D]; no bytes at all if it is what the other end expects: then send nothing."""
+        frozen = self._codec.frozen
+        codes = self._codec._choose(vector, self._context, rate_weight)
+        is_expected = np.array_equal(codes, frozen.expected(self._context))
+        data = b"" if is_expected else frozen.encode(codes, self._context) or b"\0"
+        self._context = next_context(self._context, codes)
+        return data
+
+    def decode(self, data: bytes) -> Vectors:
+        """The message, float32 [D]; no bytes mean that all is as expected.
+
+        Raises:
+            CodecError: the bytes are no message of this codec.
+        """
+        frozen, context = self._codec.frozen, self._context
+        codes = frozen.decode(data, context) if data else frozen.expected(context)
+        self._context = next_context(context, codes)
+        heard: Vectors = frozen.embed(codes, context)[0]
+        return heard
+
+
+def zoo() -> list[str]:
+    """The codecs that ship with the package."""
+    return sorted(path.parent.name for path in ZOO.glob("*/codec.json"))
+
+
+def load_codec(path: str | Path) -> MessageCodec:
+    """A codec from a run folder, a codec folder, or, as ``zoo:NAME``, from those that ship with the package.
+
+    Loads neither torch nor ray. Its rate weight is the one that calibration chose, 0 where there was none.
+
+    Raises:
+        CodecError: there is none, or it is damaged.
+    """
+    name = str(path)
+    if name.startswith("zoo:"):
+        folder = ZOO / name.removeprefix("zoo:")
+        if folder.name not in zoo():
+            raise CodecError(f"the zoo has no codec {folder.name!r}; there are {', '.join(zoo())}")
+    else:
+        folder = Path(path)
+        folder = folder / "codec" if (folder / "codec" / "codec.json").exists() else folder
+    frozen = load_frozen(folder)
+    calibration = read_header(folder)["calibration"] or {}
+    rungs = calibration.get("rungs") or [{"rate_weight": 0.0}]
+    return MessageCodec(frozen, float(rungs[calibration.get("chosen", 0)]["rate_weight"]))
