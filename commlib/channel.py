@@ -23,8 +23,8 @@ LOSSES = (0.015, 0.082, 0.156)
 LOSS_IN = (0.0, 0.2, 0.8)
 """The share of frames lost in the good, the fair and the bad state."""
 
-CHANGE = 0.15
-"""The probability, per frame, of each step away from fair, and of leaving bad, which so lasts 6.7 frames on average."""
+CHANGE = 0.2
+"""The probability, per frame, of each step away from fair, and of leaving bad, which so lasts 5 frames on average."""
 
 MAX_LOSS = 0.4
 
