@@ -58,7 +58,9 @@ class MarkovChannel:
 
     def __post_init__(self) -> None:
         if not 0 <= self.loss <= MAX_LOSS:
-            raise ConfigError(f"a mean loss must lie in 0..{MAX_LOSS}, not {self.loss}; 0.1 loses a tenth of the frames")
+            raise ConfigError(
+                f"a mean loss must lie in 0..{MAX_LOSS}, not {self.loss}; 0.1 loses a tenth of the frames"
+            )
         self._ways = transitions(self.loss).cumsum(-1).tolist()
         self._state = self._drawn([1 - 2 * self.loss, 1 - self.loss])
 

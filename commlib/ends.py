@@ -207,5 +207,7 @@ def _unlisted(payload: bytes, n_messages: int) -> tuple[Flags, bytes]:
         raise FrameError(f"the list of the silent has {len(listed)} bytes for {n_messages} messages, or no beginning")
     spoken = np.unpackbits(np.frombuffer(listed, np.uint8)) == 0
     if not spoken[n_messages:].all():
-        raise FrameError(f"the list of the silent names more than the {n_messages} messages of the frame; it was damaged")
+        raise FrameError(
+            f"the list of the silent names more than the {n_messages} messages of the frame; it was damaged"
+        )
     return spoken[:n_messages], stream

@@ -149,13 +149,12 @@ def test_any_bytes_decode_to_codes_in_range_or_are_refused(language, data, is_pa
     if is_packed and rows.size:  # the right length, so that unpacking comes to its end
         length = packed_bytes(rows.size, alphabet)
         data = b"\x80" + (data * (length // max(1, len(data)) + 1))[: length - 1]
-    for way in (lambda: read(data, rows, TableModels(table)), lambda: unpack(data, rows.shape, alphabet)):
-        try:
-            decoded = way()
-        except CodecError as error:
-            assert "\n" not in str(error)
-        else:
-            in_range(decoded, rows, alphabet)
+    try:
+        decoded = unpack(data, rows.shape, alphabet) if is_packed else read(data, rows, TableModels(table))
+    except CodecError as error:
+        assert "\n" not in str(error)
+    else:
+        in_range(decoded, rows, alphabet)
 
 
 @given(languages(), st.data())

@@ -19,10 +19,16 @@ from commlib.errors import CodecError
 def languages(draw, most=40, most_positions=3, most_codes=6, kinds=KINDS):
     """A prior, contexts [n, P + 1] of which some are fresh, and codes [n, P] that often say the same again."""
     kind, n_ages = draw(st.sampled_from(kinds)), draw(st.integers(1, 3))
-    n_positions, alphabet, n = draw(st.integers(1, most_positions)), draw(st.integers(2, most_codes)), draw(st.integers(0, most))
+    n_positions, alphabet, n = (
+        draw(st.integers(1, most_positions)),
+        draw(st.integers(2, most_codes)),
+        draw(st.integers(0, most)),
+    )
     numbers = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     shape = n_positions, n_ages * n_rows(kind, alphabet), n_symbols(kind, alphabet)
-    prior = Prior(to_integers(numbers.random(shape) ** draw(st.sampled_from([0.0, 1.0, 8.0, 60.0])) + 1e-300), kind, n_ages)
+    prior = Prior(
+        to_integers(numbers.random(shape) ** draw(st.sampled_from([0.0, 1.0, 8.0, 60.0])) + 1e-300), kind, n_ages
+    )
     context = fresh_context(n, n_positions)
     is_old = numbers.random(n) < 0.7
     context[is_old, :-1] = numbers.integers(0, alphabet, (is_old.sum(), n_positions))
@@ -140,7 +146,8 @@ def test_training_pays_and_chooses_by_the_same_prior(language, rate_weight):
         by_book = TableCodec("book", column, prior).choose(vectors, context, rate_weight)
         assert np.allclose(costs(prior, distortions, context, by_book, rate_weight), least, rtol=1e-3, atol=1e-3)
     assert torch.equal(
-        rate(torch.from_numpy(codes), None), rate(torch.from_numpy(codes), torch.from_numpy(fresh_context(*codes.shape)))
+        rate(torch.from_numpy(codes), None),
+        rate(torch.from_numpy(codes), torch.from_numpy(fresh_context(*codes.shape))),
     )
     assert np.array_equal(rate.prior.table, prior.table)
     assert (rate.prior.kind, rate.prior.n_ages) == (prior.kind, prior.n_ages)

@@ -201,7 +201,7 @@ def test_a_previous_line_without_refresh_is_deaf_until_links_are_fresh():
 
 def test_silence_on_a_deaf_line_holds_what_was_last_delivered():
     line = Line("previous")
-    first, _ = line.round(draw(0, line))
+    line.round(draw(0, line))
     line.round(draw(1, line), is_lost=True)
     line.round(draw(2, line))
     before = line.ear.context(ALIVE)[:, :-1]

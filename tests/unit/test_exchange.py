@@ -349,7 +349,9 @@ def refused(network, kind, sentence, frames):
     before = deepcopy(ears)
     with pytest.raises(kind, match=sentence):
         network.ends[1].receive(network.number, frames, np.ones(5, bool))
-    assert all(same_past(before[i], ears[i]) and before[i]._is_deaf == ears[i]._is_deaf for i in ears), "half a delivery"
+    assert all(same_past(before[i], ears[i]) and before[i]._is_deaf == ears[i]._is_deaf for i in ears), (
+        "half a delivery"
+    )
 
 
 def test_a_frame_that_is_not_for_us_is_refused_and_changes_nothing():
@@ -360,7 +362,10 @@ def test_a_frame_that_is_not_for_us_is_refused_and_changes_nothing():
     frame = unpack_greeting(sound)
     refused(network, FrameError, "on trunk 7, which does not lead to it", {7: sound})
     refused(
-        network, FrameError, "expected round 0 on trunk 1 after 0 frames, the frame is of round 0 on trunk 0", {1: sound}
+        network,
+        FrameError,
+        "expected round 0 on trunk 1 after 0 frames, the frame is of round 0 on trunk 0",
+        {1: sound},
     )
     refused(network, FrameError, "the frame is of round 1", {0: frame._replace(round=1).greeting()})
     refused(network, ForeignCodec, "different codecs or graphs", {0: frame._replace(run=b"abcd").greeting()})
@@ -375,7 +380,9 @@ def test_a_frame_that_is_not_for_us_is_refused_and_changes_nothing():
     network.number += 1
     refused(network, FrameError, "after 1 frames, the frame is of round 0 on trunk 0 after 0", {0: sound})
     quiet, alive = np.zeros((2, 5), bool), np.ones(5, bool)
-    mine, theirs = (e.send(1, draw(1)[2 * k : 2 * k + 2], quiet, alive, None).frames for k, e in enumerate(network.ends))
+    mine, theirs = (
+        e.send(1, draw(1)[2 * k : 2 * k + 2], quiet, alive, None).frames for k, e in enumerate(network.ends)
+    )
     note, own = mine[0], theirs[1]
     for cut_or_damaged in (note[:-1], note + b"\0", note[:2], b"", note[:3] + bytes([note[3] ^ 1]) + note[4:]):
         refused(network, FrameError, "bytes are no frame|the seal of a", {1: own, 0: cut_or_damaged})
@@ -399,7 +406,9 @@ def test_a_list_of_the_silent_of_the_wrong_length_is_refused():
     refused(network, FrameError, "or no beginning", {0: frame._replace(payload=b"\2\0\0").greeting()})
     refused(network, FrameError, "names more than the 10", {0: frame._replace(payload=b"\1\xff\xff").greeting()})
     stream = network.codec.encode(np.zeros((9, 8), np.int64), fresh_context(9, 8))
-    received = network.ends[1].receive(0, {0: frame._replace(payload=b"\1\x80\0" + stream).greeting()}, np.ones(5, bool))
+    received = network.ends[1].receive(
+        0, {0: frame._replace(payload=b"\1\x80\0" + stream).greeting()}, np.ones(5, bool)
+    )
     assert received.heard
 
 

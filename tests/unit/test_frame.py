@@ -153,7 +153,7 @@ def test_more_lost_frames_than_a_count_can_tell_are_found_by_the_seal(n_lost):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"run": b"abcd"}, {"round": 4}, {"round": 2}, {"trunk": 0}, {"trunk": 2}, {"round": 3 + 2**16}]
+    "changes", [{"run": b"abcd"}, {"round": 3 + 2**16}, *({"round": n} for n in (2, *range(4, 500))), {"trunk": 0}]
 )
 def test_a_note_for_another_round_trunk_or_run_is_refused(changes):
     for n_earlier in (0, 5, 127, 128):
@@ -176,10 +176,10 @@ def test_what_is_no_note_is_refused_with_a_sentence(data):
         read(data)
 
 
-@pytest.mark.parametrize("n_bytes", [0, 1, 7, 60])
+@pytest.mark.parametrize("n_bytes", [0, 1, 7, 600])
 def test_a_note_with_one_damaged_byte_is_refused(n_bytes):
     """Every byte and every damage: the checksum is linear, so that what holds for one payload holds for all."""
-    frame = FRAME._replace(payload=bytes(range(n_bytes)))
+    frame = FRAME._replace(payload=bytes(n % 256 for n in range(n_bytes)))
     note = frame.note()
     for at, flip in itertools.product(range(len(note)), range(1, 256)):
         with pytest.raises(FrameError):

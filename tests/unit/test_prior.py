@@ -71,7 +71,10 @@ def test_a_trellis_prior_learns_what_lies_on_its_grids():
     for t in range(5):
         codes[:, t] = np.where(grid_of(codes, t) == 1, numbers.integers(0, 2, 3000), codes[:, t])
     context = fresh_context(3000, 5)
-    bits = {kind: fit_prior(codes[:2000], context[:2000], K, kind).estimate_bits(codes[2000:], context[2000:]).mean() for kind in ("none", "trellis")}
+    bits = {
+        kind: fit_prior(codes[:2000], context[:2000], K, kind).estimate_bits(codes[2000:], context[2000:]).mean()
+        for kind in ("none", "trellis")
+    }
     assert bits["trellis"] < bits["none"] - 0.5
 
 
@@ -130,8 +133,14 @@ def test_the_expected_message_of_a_held_prior_is_never_the_past_in_other_words()
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: Prior(np.full((1, 3, 4), 1 << 14, np.uint32), "held"), "of kind 'held' over 3 codes needs 2 rows of 4"),
-        (lambda: Prior(np.full((1, 5, 4), 1 << 14, np.uint32), "previous", 2), "needs 10 rows of 4 symbols, not 5 of 4"),
+        (
+            lambda: Prior(np.full((1, 3, 4), 1 << 14, np.uint32), "held"),
+            "of kind 'held' over 3 codes needs 2 rows of 4",
+        ),
+        (
+            lambda: Prior(np.full((1, 5, 4), 1 << 14, np.uint32), "previous", 2),
+            "needs 10 rows of 4 symbols, not 5 of 4",
+        ),
         (lambda: Prior(np.full((1, 5, 4), 1 << 14, np.uint32), "previous", 0), "at least one age"),
         (lambda: Prior(np.full((5, 4), 1 << 14, np.uint32)), r"needs the shape \[P, A R, S\]"),
         (lambda: uniform_prior(1, 1, "none"), "at least 2 codes to choose from, not 1"),
