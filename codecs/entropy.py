@@ -52,6 +52,8 @@ class TableModels:
 
 def _groups(column: Int) -> Iterator[tuple[int, NDArray[np.intp] | slice]]:
     """The coding order within a position: messages with the same row together, rows ascending."""
+    if len(column) == 0:
+        return
     if len(column) == 1 or (column == column[0]).all():
         yield int(column[0]), slice(None)
         return

@@ -18,16 +18,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from commlib.codec import Codes
+from commlib.codec import START, Codes
 from commlib.codecs import rows as known
 from commlib.codecs.entropy import TABLE_TOTAL, TableModels
 from commlib.errors import CodecError
 
 BACKOFFS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """Weights of the backoff distribution, in pseudo-messages per row, among which held-out messages decide."""
-
-NEVER = 64.0
-"""The cost, in bits, of a code that a stream cannot say in its context; more than any that it can."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +47,9 @@ class Prior:
             raise CodecError(f"a prior needs the shape [P, A R, S] and at least one age, not {list(table.shape)}")
         alphabet = self.alphabet
         shape = self.n_ages * known.n_rows(self.kind, alphabet), known.n_symbols(self.kind, alphabet)
-        if alphabet < 1 or table.shape[1:] != shape:
+        if alphabet < 2:
+            raise CodecError(f"a prior needs at least 2 codes to choose from, not {alphabet}")
+        if table.shape[1:] != shape:
             raise CodecError(
                 f"a prior of kind {self.kind!r} over {alphabet} codes needs {shape[0]} rows of {shape[1]} symbols, "
                 f"not {table.shape[1]} of {table.shape[2]}"
@@ -103,6 +102,12 @@ class Prior:
         best: NDArray[np.int64] = self.table.argmax(-1)
         return best
 
+    @cached_property
+    def _two_likeliest(self) -> NDArray[np.int64]:
+        """The two likeliest codes, "the same again" not counted, [P, A R, 2]."""
+        order = np.argsort(-self.table[..., : self.alphabet].astype(np.int64), axis=-1, kind="stable")
+        return order[..., :2]
+
     def row(self, position: int, context: Codes, codes: Codes) -> Codes:
         """The row [n] that applies at `position` in contexts [n, P + 1], the codes [n, P] before it being known."""
         row: Codes = known.row(self.kind, position, context[:, :-1], codes, self.alphabet)
@@ -129,14 +134,20 @@ class Prior:
 
     def expected(self, context: Codes) -> Codes:
         """The likeliest code of each position in turn, [n, P]; the first one on a tie."""
+        if self.kind == "held":
+            return self._expected_held(context)
         codes = np.zeros((len(context), self.n_positions), np.int64)
         for p in range(self.n_positions):
             codes[:, p] = self._likeliest[p, self.row(p, context, codes)]
-        if self.kind == "held":  # only a link that has a past can say "the same again"
-            start = self.table[:, 0, :-1].argmax(-1)
-            fresh = context[:, :-1] < 0
-            codes = np.where(fresh, start, np.where(codes == self.alphabet, context[:, :-1], codes))
         return codes
+
+    def _expected_held(self, context: Codes) -> Codes:
+        """The same again, or, where it is likelier, the likeliest code that would be said as itself."""
+        past, rows, positions = context[:, :-1], self.rows(context[:, :-1], context), np.arange(self.n_positions)
+        best, second = self._two_likeliest[positions, rows, 0], self._two_likeliest[positions, rows, -1]
+        other = np.where(best == past, second, best)
+        is_again = self.table[positions, rows, -1] >= self.table[positions, rows, other]
+        return np.where((past != START) & (is_again | (other == past)), past, other)
 
     @cached_property
     def _bits(self) -> NDArray[np.float32]:

@@ -174,7 +174,7 @@ class Ear(End):
 
     def _unpack(self, round_number: int, data: bytes) -> Frame:
         if not is_greeting(data):
-            return unpack_note(data, self.run, round_number, self.index, self.n_frames)
+            return unpack_note(data, self.run, round_number, self.index, self.n_frames, self._age)
         frame = unpack_greeting(data)
         check_run(frame, self.run)
         if (frame.round, frame.trunk) != (round_number, self.index) or frame.n_earlier < self.n_frames:
@@ -188,14 +188,26 @@ class Ear(End):
         """The codes of a payload, with silent messages filled in, and the bits of its stream."""
         codes, spoken = self.codec.expected(context), np.ones(len(context), bool)
         if not self.codec.silence_is_coded:
-            n_listed = (len(context) + 7) // 8 if payload[:1] == _LISTED else 0
-            listed, payload = payload[1 : 1 + n_listed], payload[1 + n_listed :]
-            if len(listed) < n_listed:
-                raise FrameError(f"the list of the silent has {len(listed)} bytes for {len(context)} messages")
-            if n_listed:
-                spoken = np.unpackbits(np.frombuffer(listed, np.uint8), count=len(context)) == 0
+            spoken, payload = _unlisted(payload, len(context))
         try:
             codes[spoken] = self.codec.decode(payload, context[spoken])
         except CodecError as error:
             raise FrameError(str(error)) from error
         return codes, 8 * len(payload)
+
+
+def _unlisted(payload: bytes, n_messages: int) -> tuple[Flags, bytes]:
+    """Who spoke, [n], and the stream that follows the list of the silent."""
+    first, rest = payload[:1], payload[1:]
+    if first == _NOBODY:
+        return np.ones(n_messages, bool), rest
+    n_bytes = (n_messages + 7) // 8
+    listed, stream = rest[:n_bytes], rest[n_bytes:]
+    if first != _LISTED or len(listed) < n_bytes:
+        raise FrameError(f"the list of the silent has {len(listed)} bytes for {n_messages} messages, or no beginning")
+    spoken = np.unpackbits(np.frombuffer(listed, np.uint8)) == 0
+    if not spoken[n_messages:].all():
+        raise FrameError(
+            f"the list of the silent names more than the {n_messages} messages of the frame; it was damaged"
+        )
+    return spoken[:n_messages], stream

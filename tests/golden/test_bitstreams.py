@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from commlib.codec import START
+from commlib.codec import fresh_context, next_context
 from commlib.codecs.frozen import ByteQuantiser, CodebookQuantiser, GridQuantiser, TableCodec
 from commlib.codecs.prior import Prior, to_integers
+from commlib.codecs.rows import n_rows, n_symbols
 from commlib.exchange import Endpoint
-from commlib.frame import unpack
+from commlib.frame import is_greeting, run_id, unpack_greeting, unpack_note
 from commlib.message import Edge
 from commlib.plan import make_plan
 
@@ -28,27 +29,36 @@ FILE = Path(__file__).with_name("bitstreams.json")
 LAW = "a codec id's bitstream never changes; a new stream is a new id"
 
 
-def table(n_positions, n_rows, alphabet, skew):
+def table(n_positions, alphabet, skew, kind="previous", n_ages=1):
     """Frequencies 1 + skew * (i mod 7)^2: the same on every machine, since only whole numbers are in play."""
-    cells = np.arange(n_positions * n_rows * alphabet) % 7
-    return Prior(to_integers((1.0 + skew * cells**2).reshape(n_positions, n_rows, alphabet)))
+    shape = n_positions, n_ages * n_rows(kind, alphabet), n_symbols(kind, alphabet)
+    cells = np.arange(np.prod(shape)) % 7
+    return Prior(to_integers((1.0 + skew * cells**2).reshape(shape)), kind, n_ages)
 
 
 def codebook(size, width):
     return (np.arange(size * width, dtype=np.float32).reshape(size, width) * 5 % 17 - 8) / 8
 
 
+GRID = GridQuantiser(np.full(4, -1, np.float32), np.full(4, 1 / 8, np.float32), 16)
+DITHER = np.arange(12, dtype=np.float32).reshape(3, 4) / 128
+
 CODECS = {
-    "vq, 16 codes, skewed prior": TableCodec("vq", CodebookQuantiser(codebook(16, 3)), table(1, 17, 16, 9)),
-    "vq, 300 codes, even prior": TableCodec("vq", CodebookQuantiser(codebook(300, 4)), table(1, 301, 300, 0)),
+    "vq, 16 codes, skewed prior": TableCodec("vq", CodebookQuantiser(codebook(16, 3)), table(1, 16, 9)),
+    "vq, 300 codes, even prior": TableCodec("vq", CodebookQuantiser(codebook(300, 4)), table(1, 300, 0)),
     "int8, 3 floats": TableCodec(
         "int8",
         GridQuantiser(np.array([-1, -2, 0], np.float32), np.array([1, 2, 0.5], np.float32) / 128, 256),
-        table(3, 257, 256, 2),
+        table(3, 256, 2),
     ),
-    "float32, 2 floats": TableCodec("float32", ByteQuantiser(2), table(8, 1, 256, 1)),
+    "float32, 2 floats": TableCodec("float32", ByteQuantiser(2), table(8, 256, 1, "none")),
+    "float16, 3 floats": TableCodec("float16", ByteQuantiser(3, 2), table(6, 256, 1, "none")),
+    "vq, 16 codes, held, 3 ages": TableCodec("vq", CodebookQuantiser(codebook(16, 3)), table(1, 16, 9, "held", 3)),
+    "int8, 4 floats, staged": TableCodec("int8", GRID, table(4, 16, 3, "staged")),
+    "int8, 4 floats, trellis, dither": TableCodec("int8", GRID, table(4, 16, 3, "trellis"), DITHER),
 }
 SIZES = (1, 2, 7, 64)
+PLAN = make_plan((Edge(0, 1), Edge(1, 0)), (0, 0), "broadcast")
 
 
 def codes_of(codec, n, step):
@@ -56,22 +66,30 @@ def codes_of(codec, n, step):
     return (np.arange(n * codec.n_positions).reshape(n, codec.n_positions) * step + 1) % codec.alphabet
 
 
+def contexts(codec, n):
+    """Fresh links, and links of several ages with a past."""
+    fresh = fresh_context(n, codec.n_positions)
+    used = next_context(fresh, codes_of(codec, n, 5))
+    used[:, -1] += np.arange(n) % 4
+    return {"fresh": fresh, "used": used}
+
+
 def payloads(codec):
     """Payloads by size, on fresh links and on links with a past."""
     found = {}
     for n in SIZES:
         codes = codes_of(codec, n, 3)
-        for name, context in (("fresh", np.full_like(codes, START)), ("used", codes_of(codec, n, 5))):
+        for name, context in contexts(codec, n).items():
             found[f"{n} {name}"] = codec.encode(codes, context)
     return found
 
 
 def frames(codec):
     """The frames of two rounds of two agents, of whom one is silent at times."""
-    plan = make_plan((Edge(0, 1), Edge(1, 0)), (0, 0), "broadcast")
-    end, found = Endpoint(0, plan, codec, n_worlds=3), {}
+    end, found = Endpoint(0, PLAN, codec, n_worlds=3), {}
     for number in range(2):
-        vectors = codec.embed(codes_of(codec, 6, 3 + number)).reshape(2, 3, codec.width)
+        context = np.tile([*[-1] * codec.n_positions, number], (6, 1))
+        vectors = codec.embed(codes_of(codec, 6, 3 + number), context).reshape(2, 3, codec.width)
         silent = np.array([[False, True, False], [False] * 3])
         sent = end.send(number, np.nan_to_num(vectors, posinf=0, neginf=0), silent, np.ones(3, bool), None)
         found |= {f"round {number}, trunk {index}": data for index, data in sent.frames.items()}
@@ -110,7 +128,10 @@ def test_old_bytes_are_still_understood(name):
     codec = CODECS[name]
     for size, data in golden()[name]["payloads"].items():
         n, links = size.split()
-        context = codes_of(codec, int(n), 5) if links == "used" else np.full((int(n), codec.n_positions), START)
+        context = contexts(codec, int(n))[links]
         assert np.array_equal(codec.decode(bytes.fromhex(data), context), codes_of(codec, int(n), 3)), LAW
-    for number, data in enumerate(golden()[name]["frames"].values()):
-        assert unpack(bytes.fromhex(data)).round == number, LAW
+    greeting, note = map(bytes.fromhex, golden()[name]["frames"].values())
+    run = run_id(codec.digest, repr(PLAN))
+    assert is_greeting(greeting), LAW
+    assert unpack_greeting(greeting)[:4] == (run, 0, 0, 0), LAW
+    assert unpack_note(note, run, 1, 0, n_heard=1).n_earlier == 1, LAW

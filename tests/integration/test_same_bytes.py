@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from commlib.codec import START
+from commlib.codec import fresh_context, next_context
 from commlib.codecs.frozen import ByteQuantiser, CodebookQuantiser, GridQuantiser, TableCodec
 from commlib.codecs.prior import fit_prior
 from commlib.codecs.store import load_codec, save_codec
@@ -48,8 +48,9 @@ def test_another_process_writes_the_same_bytes_and_reads_ours(name, tmp_path):
     numbers = np.random.default_rng(0)
     quantiser = quantisers(numbers)[name]
     vectors = numbers.normal(size=(N, quantiser.width)).astype(np.float32)
-    context = quantiser.nearest(np.roll(vectors, 1, axis=0))
-    context[:5] = START
+    fresh = fresh_context(N, quantiser.n_positions)
+    context = next_context(fresh, quantiser.nearest(np.roll(vectors, 1, axis=0)))
+    context[:5] = fresh[:5]
     prior = fit_prior(
         quantiser.nearest(vectors), context, quantiser.alphabet, kind="none" if name == "float32" else "previous"
     )

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from commlib.agent import Soloists
-from commlib.codec import START
+from commlib.codec import fresh_context, next_context
 from commlib.codecs.floats import Float32Codec
 from commlib.codecs.frozen import CodebookQuantiser, TableCodec
 from commlib.codecs.prior import uniform_prior
@@ -120,7 +120,7 @@ def calibrated(model, rate_aware=True, stages=STAGES, seed=0):
 
 def test_a_counted_prior_lowers_the_rate_of_what_it_was_counted_from():
     model = model_of()
-    contexts = np.concatenate([np.full((20, 1), START), np.full((180, 1), 3)])
+    contexts = np.concatenate([fresh_context(20, 1), np.tile([3, 1], (180, 1))])
     codes = np.concatenate([np.arange(20)[:, None], np.full((180, 1), 3)])
     fitted = refit(model, contexts, codes)
     rates = [m.codec.estimate_bits(codes, contexts).mean() for m in (model, fitted)]
@@ -142,7 +142,8 @@ def test_only_the_prior_is_counted_without_a_price_aware_encoder():
     assert (fitted.calibration.rungs, fitted.calibration.n_steps > 0) == ((), True)
     assert fitted.codec.digest != model.codec.digest
     held = np.arange(25)[:, None]
-    assert (fitted.codec.expected(held) == held).all(), "they repeat themselves, and the prior has noticed"
+    context = next_context(fresh_context(25, 1), held)
+    assert (fitted.codec.expected(context) == held).all(), "they repeat themselves, and the prior has noticed"
 
 
 def test_a_codec_without_distortions_has_no_knob():

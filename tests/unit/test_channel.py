@@ -1,0 +1,61 @@
+"""The channel loses as much as it says, in bursts, and the same frames for the same seed."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from commlib.channel import LOSS_IN, LOSSES, MarkovChannel, transitions
+from commlib.errors import ConfigError
+
+N_BLOCKS, BLOCK = 200, 1000  # a block is many times as long as any state lasts, so that block means are independent
+
+
+def lost(loss, seed=0, n=N_BLOCKS * BLOCK):
+    channel = MarkovChannel(loss, np.random.default_rng(seed))
+    return np.array([not channel.passes() for _ in range(n)])
+
+
+@pytest.mark.parametrize("loss", [0.002, *LOSSES, 0.3, 0.4])
+def test_the_long_run_loss_is_the_one_asked_for(loss):
+    means = lost(loss).reshape(N_BLOCKS, BLOCK).mean(-1)
+    error = means.std(ddof=1) / np.sqrt(N_BLOCKS)
+    assert abs(means.mean() - loss) < 3 * error
+    assert error < 0.1 * loss + 5e-4, "the test could not tell another loss from this one"
+
+
+@pytest.mark.parametrize("loss", [0.0, *LOSSES, 0.4])
+def test_the_matrix_has_this_loss_in_its_stationary_state(loss):
+    matrix = transitions(loss)
+    assert np.allclose(matrix.sum(-1), 1)
+    assert matrix.min() >= 0
+    share = np.array([1 - 2 * loss, loss, loss])
+    assert np.allclose(share @ matrix, share)
+    assert share @ LOSS_IN == pytest.approx(loss)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_come_in_bursts(loss):
+    is_lost = lost(loss)
+    after_a_loss = is_lost[1:][is_lost[:-1]].mean()
+    assert after_a_loss > 0.5, "independent losses would follow a loss as seldom as any other frame"
+    runs = [len(list(run)) for key, run in itertools.groupby(is_lost) if key]
+    assert np.mean(runs) > 1.5 / (1 - loss)
+    assert max(runs) >= 8
+
+
+def test_a_channel_begins_in_any_weather():
+    first = [not MarkovChannel(0.4, np.random.default_rng(seed)).passes() for seed in range(4000)]
+    assert abs(np.mean(first) - 0.4) < 3 * np.sqrt(0.24 / 4000)
+
+
+def test_without_loss_all_passes_and_a_seed_decides():
+    assert not lost(0.0, n=5000).any()
+    assert np.array_equal(lost(0.2, 3, 2000), lost(0.2, 3, 2000))
+    assert not np.array_equal(lost(0.2, 3, 2000), lost(0.2, 4, 2000))
+
+
+@pytest.mark.parametrize("loss", [-0.1, 0.41, 15.6, float("nan")])
+def test_a_loss_that_no_channel_has_is_refused(loss):
+    with pytest.raises(ConfigError, match=r"must lie in 0..0.4"):
+        MarkovChannel(loss, np.random.default_rng(0))
