@@ -20,17 +20,20 @@ on_ray() { # RUN FOLDER'S NAME
 
 all="--episodes 4096 --parallel-worlds 4096"
 for seed in 0 1 2 3 4; do train guide ours $seed $all; done
+for seed in 0 1 2 3 4; do
+  train predator_prey_easy ours $seed
+  on_ray predator_prey_easy-ours-$seed
+done
+for seed in 0 1; do
+  train predator_prey_easy none $seed
+  on_ray predator_prey_easy-none-$seed
+done
+for seed in 0 1 2 3 4; do train traffic_junction_easy ours $seed; done
+for seed in 0 1 2 3 4; do train traffic_junction_easy dense $seed; done
+train traffic_junction_easy none 0
 # the strongest simple rival on the same graph, at the width of the demo and at its best width
 for seed in 0 1 2 3 4; do train guide int8 $seed $all; done
 for seed in 0 1 2 3 4; do TAG=x2 train guide int8 $seed --message-width 2 $all; done
-for seed in 0 1 2 3 4; do train traffic_junction_easy ours $seed; done
-train traffic_junction_easy none 0
-train predator_prey_easy ours 0
-train predator_prey_easy none 0
-on_ray predator_prey_easy-ours-0
-on_ray predator_prey_easy-none-0
-for seed in 0 1 2 3 4; do train traffic_junction_easy dense $seed; done
 train mpe2:simple_speaker_listener_v4 ours 0 --steps 50000
 train pettingzoo:sisl/pursuit-v5 ours 0 --steps 5000
 train predator_prey_easy dense 0
-for seed in 1 2; do train predator_prey_easy ours $seed; done

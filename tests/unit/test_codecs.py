@@ -136,12 +136,22 @@ def test_vq_tells_separated_clusters_apart(n_codes):
     assert len({int(codes[which == cluster].mode().values) for cluster in range(32)}) >= 0.8 * 32
 
 
-@pytest.mark.parametrize("make", [lambda: fitted("vq"), lambda: VQCodec(6, 16)], ids=["fitted", "new"])
+@pytest.mark.parametrize("make", [lambda: fitted("vq"), lambda: VQCodec(6, 16).eval()], ids=["fitted", "in use"])
 def test_vq_does_not_move_when_it_is_used(make):
     codec = make()
     digest = codec.freeze().digest
     codec(messages(500, 6, seed=9))
     assert codec.freeze().digest == digest
+
+
+def test_vq_learns_its_codebook_from_what_passes_until_it_is_fitted():
+    codec, x = VQCodec(6, 16), messages(2000, 6)
+    before = float((codec(x).z - x).square().mean())
+    for _ in range(30):
+        codec(x)
+    after = codec(x)
+    assert float((after.z - x).square().mean()) < 0.7 * before
+    assert len(after.codes.unique()) >= 13, "dead codes are revived"
 
 
 @pytest.mark.parametrize(
