@@ -18,7 +18,7 @@ from commlib.agents.runtime import LocalRuntime
 from commlib.codec import Codes
 from commlib.codecs.frozen import TableCodec
 from commlib.codecs.prior import fit_prior
-from commlib.config import StagesConfig
+from commlib.config import RunConfig, StagesConfig
 from commlib.experiments.model import Calibration, Model, Rung, furnish
 from commlib.ledger import Budget, Ledger
 from commlib.plan import make_plan
@@ -79,6 +79,25 @@ class _Rehearsal:
             tally.estimate_bits / max(1, tally.n_slots),
             tally.estimate_bits / (n_agents * len(tally.returns)),
         )
+
+
+def rehearse(
+    model: Model,
+    lossless: Model,
+    world: World,
+    config: RunConfig,
+    rate_weights: list[float],
+    chosen: float,
+    generator: torch.Generator,
+) -> tuple[Rung, list[Rung], Codes, Codes]:
+    """What a lossless team and the model at each rate weight come to on the same new episodes, and what was said.
+
+    Contexts and codes are those at the chosen rate weight.
+    """
+    rehearsal = _Rehearsal(world, config.charging, config.stages.calibrate_worlds or 512, generator)
+    rungs = [rehearsal.measure(model, weight) for weight in rate_weights]
+    _, contexts, codes = rehearsal.play(model, chosen)
+    return rehearsal.measure(lossless, 0.0), rungs, contexts, codes
 
 
 def refit(model: Model, contexts: Codes, codes: Codes) -> Model:

@@ -334,6 +334,54 @@ def _verify(argv: list[str]) -> int:
     return FAILED if verdict.differences else GOOD
 
 
+def _calibrate(argv: list[str]) -> int:
+    parser = _Parser(
+        "commlib calibrate",
+        description="Fit a codec to what is said already: by your own agents in a world, or in a .npy file of vectors.",
+    )
+    parser.add_argument(
+        "source", metavar="AGENT|FILE.npy", help="package.module:Class, file.py:Class, or vectors [n, D]"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", default=Path("codec"), help="where the codec goes")
+    parser.add_argument(
+        "--most-distortion", type=float, metavar="SHARE", help="of the variance of vectors; default: nearest codes"
+    )
+    _add_common(parser)
+    known, config = _settings(parser, argv, lambda known: RunConfig())
+    if known.out.exists() and any(known.out.iterdir() if known.out.is_dir() else [known.out]):
+        raise Usage(f"{known.out} is not empty; choose another --out")
+    from commlib.experiments.compress import compress_agent, compress_vectors, read_vectors
+
+    console = _console(known.json)
+    is_file = known.source.endswith(".npy")
+    if is_file:
+        from commlib.codecs.fit import Settings
+
+        settings = Settings(config.codec, config.codebook_size)
+        made = compress_vectors(read_vectors(Path(known.source)), settings, config.seed, known.most_distortion)
+    else:
+        from commlib.experiments.compose import complete
+        from commlib.experiments.worlds import make_world
+        from commlib.plugins import load_object
+
+        world = make_world(config.world)
+        made = compress_agent(load_object(known.source), world, complete(config, world.spec))
+    made.save(known.out, "commlib calibrate " + " ".join(argv))
+    _write_json(known.json, made.to_json())
+    for index, point in enumerate(made.points):
+        what = "lossless" if index == 0 and not is_file else f"rate weight {point.rate_weight:.4g}"
+        score = [] if point.distortion is None else [f"distortion {point.distortion:.2%} of the variance"]
+        score += [] if point.success is None else [f"success {point.success:.1%}"]
+        score += [] if point.return_ is None else [f"return {point.return_:.4g}"]
+        per = "per message" if is_file else "per agent and step"
+        mark = "  <- in use" if index == made.chosen else ""
+        console.print(f"{what}: {point.bits:.4g} bits {per}, {', '.join(score)}{mark}", highlight=False)
+    enough = "enough: more would hardly help" if made.has_enough else "too few: twice as many would save bits"
+    console.print(f"fitted to {made.n_messages} messages, {enough}", highlight=False)
+    console.print(f"codec: {known.out}; in Python: commlib.load_codec({str(known.out)!r})", highlight=False)
+    return GOOD
+
+
 def _report(argv: list[str]) -> int:
     parser = _Parser(
         "commlib report", description="Table, figures and one self-contained HTML page of one or more runs."
@@ -422,6 +470,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "demo": ("the main job, small: four methods on Ray actors, the table, a report", _demo),
     "train": ("train a team in stages, then evaluate it over charged frames", _train),
     "evaluate": ("play a trained team again: other runtime, budget, price, episodes", _evaluate),
+    "calibrate": ("fit a codec to your own agents or vectors, without training", _calibrate),
     "report": ("table, figures and one self-contained HTML page", _report),
     "audit": ("reconcile a run's books; exit 1 on any difference", _audit),
     "verify": ("check that hosts compute what the learner computes", _verify),

@@ -74,8 +74,7 @@ def run(
         ("run", {"budget": budget, "runtime": runtime}),
     )
     config = complete(config, spec)
-    graph = make_topology(topology, spec.n_agents, config.density)
-    edges = graph.edges()
+    edges = graph_of(config, made)
     display = Quiet() if quiet else make_display()
     opened: Runtime | None = None
     try:
@@ -89,6 +88,16 @@ def run(
             opened.close()
         display.close()
         made.close()
+
+
+def graph_of(config: RunConfig, world: World) -> tuple[Edge, ...]:
+    """Who may talk to whom, as configured."""
+    return make_topology(config.topology, world.spec.n_agents, config.density).edges()
+
+
+def lossless_team(factory: Callable[[int], Agent], world: World, edges: tuple[Edge, ...], width: int) -> Model:
+    """The user's agents over a channel that loses nothing."""
+    return Model(partial(soloists, factory, world.spec, edges, width), Float32Codec(width).freeze(), edges)
 
 
 def soloists(
@@ -134,9 +143,8 @@ def fit_to_agents(
 ) -> Model:
     """Post-training compression: a codec fitted and calibrated to agents that never knew one."""
     generator = torch.Generator().manual_seed(config.seed + 1)
-    build = partial(soloists, factory, world.spec, edges, width)
     codec = make_codec(config.codec, width, config.codebook_size)
-    lossless = Model(build, Float32Codec(width).freeze(), edges)
+    lossless = lossless_team(factory, world, edges, width)
     n_worlds = min(FIT_EPISODES, config.stages.calibrate_worlds or FIT_EPISODES)
     runtime = LocalRuntime(1)
     plan = make_plan(edges, (0,) * world.spec.n_agents, config.charging)
@@ -149,7 +157,7 @@ def fit_to_agents(
         messages = torch.from_numpy(lossless.codec.embed(codes).copy())
         codec.fit(messages, generator)
     stages = config.stages.model_copy(update={"calibrate_worlds": n_worlds, "margin": max(config.stages.margin, 0.01)})
-    model = Model(build, codec.freeze(), edges)
+    model = Model(lossless.build_team, codec.freeze(), edges)
     return calibrate(model, world, config.charging, stages, generator, rate_aware=config.rate_aware)
 
 
