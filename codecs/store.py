@@ -22,7 +22,11 @@ from commlib.records import write_json
 
 FORMAT = 2
 _LABEL = {"format", "name", "kind", "context", "n_ages", "digest", "calibration"}
-_KINDS = {"codebook": CodebookQuantiser, "grid": GridQuantiser, "bytes": ByteQuantiser}
+_KINDS: dict[str, type[CodebookQuantiser] | type[GridQuantiser] | type[ByteQuantiser]] = {
+    "codebook": CodebookQuantiser,
+    "grid": GridQuantiser,
+    "bytes": ByteQuantiser,
+}
 
 
 def check_storable(codec: object) -> None:

@@ -231,9 +231,8 @@ def _check_damage(frozen: FrozenCodec, codes: Codes, generator: torch.Generator)
             raise ConformanceError(f"{error}; damaged bytes must raise CodecError or decode to valid codes") from error
         if decoded is not None:
             _check_stream(frozen, decoded, context, f"codes decoded from a payload {what}")
-            _call(
-                f"embed of codes decoded from a payload {what}", lambda decoded=decoded: frozen.embed(decoded, context)
-            )  # type: ignore[misc]
+            where = f"embed of codes decoded from a payload {what}"
+            _call(where, lambda decoded=decoded: frozen.embed(decoded, context))  # type: ignore[misc]
 
 
 def _decoded(frozen: FrozenCodec, payload: bytes, context: Codes) -> Codes | None:
