@@ -34,7 +34,7 @@ LARGE = 256
 HELD_OUT = 0.2
 """The share of links, the last ones, that a codec is not fitted to but judged by."""
 ENOUGH = 0.02
-"""Twice the messages should lower the held-out rate by no more than this share."""
+"""Twice the messages should move the held-out rate by no more than this share."""
 
 
 def kmeans(messages: NDArray[np.float32], n_codes: int, seed: int) -> NDArray[np.float32]:
@@ -82,7 +82,7 @@ class Fit(NamedTuple):
         distortion: squared error, summed over the D floats, per message.
         n_messages: messages that it was fitted to.
         bits_with_half: the held-out rate of a prior counted from half of them.
-        has_enough: whether the second half still lowered the held-out rate by more than `ENOUGH`; if so, record more.
+        has_enough: whether the second half moved the held-out rate by no more than `ENOUGH`; if not, record more.
         used_codes: codes of the first position that were used, of `codec.alphabet`.
     """
 
@@ -208,7 +208,7 @@ def fit_codec(messages: object, settings: Settings | None = None, seed: int = 0)
         float((error**2).sum(-1).mean()),
         len(codes),
         bits_with_half,
-        bits_with_half - bits <= ENOUGH * max(bits_with_half, 1e-9),
+        abs(bits_with_half - bits) <= ENOUGH * max(bits_with_half, 1e-9),
         len(np.unique(codes[:, 0])),
     )
 

@@ -331,7 +331,8 @@ class CodebookQuantiser:
         slope, intercept = self._lines
         distance = vectors @ slope
         distance += intercept
-        return distance.argmin(-1)[:, None]
+        codes: Codes = distance.argmin(-1)[:, None]
+        return codes
 
     def distortions(self, vectors: Vectors) -> NDArray[np.float32]:
         """Squared distances [n, 1, K]."""

@@ -229,22 +229,24 @@ class _Counts:
     def smoothed(self, weight: float) -> NDArray[np.float64]:
         """Positive frequencies [P, A R, S]."""
         n_rows = known.n_rows(self.kind, self.alphabet)
-        n_positions, _, n_symbols = self.joint_PRS.shape
-        joint_PARS = self.joint_PRS.reshape(n_positions, self.n_ages, n_rows, n_symbols)
+        shape: tuple[int, ...] = self.joint_PRS.shape
+        joint_PARS = self.joint_PRS.reshape(shape[0], self.n_ages, n_rows, shape[2])
         ageless_PRS = joint_PARS.sum(1)
         frequencies: NDArray[np.float64] = ageless_PRS + weight * _BACKOFFS[self.kind](ageless_PRS, self.alphabet)
         if self.n_ages == 1:
             return frequencies
         shares = frequencies / frequencies.sum(-1, keepdims=True)
-        return (joint_PARS + weight * shares[:, None]).reshape(self.joint_PRS.shape)
+        by_age: NDArray[np.float64] = (joint_PARS + weight * shares[:, None]).reshape(shape)
+        return by_age
 
 
 Frequencies = NDArray[np.float64]
 
 
 def _marginal(joint_PRS: Frequencies, prior_count: float = 0.5) -> Frequencies:
-    marginal_PS: Frequencies = joint_PRS.sum(1) + prior_count
-    return marginal_PS / marginal_PS.sum(-1, keepdims=True)
+    counts_PS: Frequencies = joint_PRS.sum(1) + prior_count
+    marginal_PS: Frequencies = counts_PS / counts_PS.sum(-1, keepdims=True)
+    return marginal_PS
 
 
 def _back_to_marginal(joint_PRS: Frequencies, alphabet: int) -> Frequencies:

@@ -21,16 +21,17 @@ _LAZY = {
     "load": "commlib.experiments.run",
     "load_codec": "commlib.codecs.words",
     "fit_codec": "commlib.codecs.fit",
+    "MessageCodec": "commlib.codecs.words",
     "Result": "commlib.records",
     "testing": "commlib.testing",
 }
 
-__all__ = ["Result", "__version__", "fit_codec", "load", "load_codec", "run", "testing", "train"]
+__all__ = ["MessageCodec", "Result", "__version__", "fit_codec", "load", "load_codec", "run", "testing", "train"]
 
 if TYPE_CHECKING:
     from commlib import testing
     from commlib.codecs.fit import fit_codec
-    from commlib.codecs.words import load_codec
+    from commlib.codecs.words import MessageCodec, load_codec
     from commlib.experiments.run import load, run
     from commlib.experiments.train import train
     from commlib.records import Result

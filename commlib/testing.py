@@ -40,6 +40,8 @@ SLACK_BITS = 64
 SLACK_SHARE = 0.01
 """A stream may exceed its estimate by 64 bits and 1 %: its flush and the rounding of probabilities."""
 
+SEARCH_SLACK = 1.01
+"""A search that is not exhaustive may find a nearer code that costs a little more than the first one."""
 CLOSE = 1e-5
 """Relative and absolute difference below which training path and wire path reconstruct the same vector."""
 
@@ -203,7 +205,7 @@ def _check_price(frozen: FrozenCodec, vectors: NDArray[np.float32], context: Cod
         zip(_RATE_WEIGHTS, means, strict=True), list(zip(_RATE_WEIGHTS, means, strict=True))[1:], strict=False
     ):
         _law(
-            dear <= cheap * (1 + 1e-9) + 1e-9,
+            dear <= cheap * SEARCH_SLACK + 1e-9,
             f"on {name} links choose takes {cheap:.3f} bits a message at rate_weight {low} and {dear:.3f} at {high}; "
             f"a higher price must not cost more bits",
         )
@@ -231,9 +233,8 @@ def _check_damage(frozen: FrozenCodec, codes: Codes, generator: torch.Generator)
             raise ConformanceError(f"{error}; damaged bytes must raise CodecError or decode to valid codes") from error
         if decoded is not None:
             _check_stream(frozen, decoded, context, f"codes decoded from a payload {what}")
-            _call(
-                f"embed of codes decoded from a payload {what}", lambda decoded=decoded: frozen.embed(decoded, context)
-            )  # type: ignore[misc]
+            where = f"embed of codes decoded from a payload {what}"
+            _call(where, lambda decoded=decoded: frozen.embed(decoded, context))  # type: ignore[misc]
 
 
 def _decoded(frozen: FrozenCodec, payload: bytes, context: Codes) -> Codes | None:

@@ -134,8 +134,8 @@ def compress_vectors(
     if most_distortion is not None and not good:
         least = min(point.distortion or 0.0 for point in points)
         raise CodecError(
-            f"no point of this {settings.name} codec has a distortion of {most_distortion:.2%} or less, the least is {least:.2%}; "
-            f"take a larger --codebook-size or another --codec"
+            f"no point of this {settings.name} codec has a distortion of {most_distortion:.2%} or less, "
+            f"the least is {least:.2%}; take a larger --codebook-size or another --codec"
         )
     chosen = min(good, key=lambda i: points[i].bits) if good else 0
     return Compressed(fits[chosen].codec, points, chosen, fits[chosen].n_messages, fits[chosen].has_enough)
@@ -175,4 +175,4 @@ def has_enough(codec: TableCodec, contexts: Codes, codes: Codes) -> bool:
         )
         for m in (n // 2, n)
     ]
-    return rates[0] - rates[1] <= ENOUGH * max(rates[0], 1e-9)
+    return abs(rates[0] - rates[1]) <= ENOUGH * max(rates[0], 1e-9)

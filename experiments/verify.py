@@ -93,7 +93,9 @@ class Eavesdropper:
             ear, data = self._ears[index], seen.frames.get(index)
             reading = ear.read(seen.number, data, alive)
             ear.heard(reading, alive, has_frame=data is not None)
-            self._past[np.ix_(senders, alive)] = ear.context(alive).reshape(len(senders), -1, self._past.shape[-1])
+            self._past[np.ix_(np.array(senders), np.flatnonzero(alive))] = ear.context(alive).reshape(
+                len(senders), -1, self._past.shape[-1]
+            )
         estimate = sum(s.estimate_bits for s in seen.sent)
         self.rounds.append(Heard(self._past[..., :-1].copy(), seen.action.copy(), estimate))
 

@@ -98,7 +98,7 @@ def test_a_file_that_was_cut_is_refused(name, share, tmp_path):
         ({"digest": "0" * 64}, "is damaged"),
         ({"digest": None}, "names no codec kind"),
         ({"format": 99}, "not of codec format 2"),
-        ({"kind": "magic"}, "there are codebook, grid, bytes"),
+        ({"kind": "magic"}, "there are codebook, residual, levels, trellis, grid, bytes"),
         ({"name": "other"}, "is damaged"),
         ({"calibration": None}, "is damaged"),
         ({"colour": "red"}, "is damaged"),
