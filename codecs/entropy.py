@@ -11,7 +11,8 @@ fixed-point tables are the same on every IEEE machine.
 Shapes: n messages, P positions, R rows, S symbols.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import NamedTuple
 
 import constriction
 import numpy as np
@@ -50,17 +51,30 @@ class TableModels:
         return model
 
 
-def _groups(column: Int) -> Iterator[tuple[int, NDArray[np.intp] | slice]]:
-    """The coding order within a position: messages with the same row together, rows ascending."""
-    if len(column) == 0:
-        return
-    if len(column) == 1 or (column == column[0]).all():
-        yield int(column[0]), slice(None)
-        return
-    order = np.argsort(column, kind="stable")
-    cuts = np.flatnonzero(np.diff(column[order])) + 1
-    for which in np.split(order, cuts):
-        yield int(column[which[0]]), which
+class _Groups(NamedTuple):
+    """The coding order within a position: messages with the same row together, rows ascending.
+
+    Attributes:
+        order: which message comes when, [n].
+        runs: row, first and last but one place in that order, of each group.
+    """
+
+    order: NDArray[np.intp] | slice
+    runs: list[tuple[int, int, int]]
+
+
+def _grouped(column: Int) -> _Groups:
+    """Messages grouped by their rows [n]; a counting sort, which numpy has for short integers alone, where they fit."""
+    n = len(column)
+    if n == 0:
+        return _Groups(slice(None), [])
+    if n == 1 or (column == column[0]).all():
+        return _Groups(slice(None), [(int(column[0]), 0, n)])
+    count = np.bincount(column)
+    rows = np.flatnonzero(count)
+    ends = np.cumsum(count[rows]).tolist()
+    order = (column.astype(np.uint16) if len(count) <= 1 << 16 else column).argsort(kind="stable")
+    return _Groups(order, list(zip(rows.tolist(), [0, *ends[:-1]], ends, strict=True)))
 
 
 def encode(symbols: Int, rows: Int, models: TableModels) -> bytes:
@@ -69,8 +83,10 @@ def encode(symbols: Int, rows: Int, models: TableModels) -> bytes:
     coder.encode(_NO_FLAG, _FLAG)
     said = symbols.astype(np.int32)
     for position in range(symbols.shape[1]):
-        for row, which in _groups(rows[:, position]):
-            coder.encode(said[which, position], models(position, row))
+        order, runs = _grouped(rows[:, position])
+        column = said[order, position]
+        for row, start, end in runs:
+            coder.encode(column[start:end], models(position, row))
     n_words, (lower, width) = coder.pos()
     sealed = coder.get_compressed()
     return _shortest(sealed, n_words, lower, width)
@@ -120,9 +136,9 @@ def decode(
     try:
         coder.decode(_FLAG, 1)
         for position in range(n_positions):
-            column = row_of(position, symbols)
-            for row, which in _groups(column):
-                symbols[which, position] = coder.decode(models(position, row), len(column[which]))
+            order, runs = _grouped(row_of(position, symbols))
+            column = [coder.decode(models(position, row), end - start) for row, start, end in runs]
+            symbols[order, position] = column[0] if len(column) == 1 else np.concatenate([_NO_FLAG[:0], *column])
     except (AssertionError, ValueError) as error:
         raise CodecError("the payload is no stream of this codec; the frame is damaged") from error
     return symbols
@@ -141,8 +157,11 @@ def packed_bytes(n_codes: int, alphabet: int) -> int:
 def pack(codes: Int, alphabet: int) -> bytes:
     """Codes [n, P], each in as many bits as the alphabet needs."""
     width = symbol_bits(alphabet)
-    bits = (codes.reshape(-1, 1) >> np.arange(width - 1, -1, -1)) & 1
-    return np.packbits(np.concatenate([[1], bits.ravel()]).astype(np.uint8)).tobytes()
+    bits = np.ones(1 + codes.size * width, np.uint8)  # the first one says that this is packed
+    short = codes.ravel().astype(np.uint32)
+    for nth in range(width):
+        bits[1 + nth :: width] = short >> (width - 1 - nth) & 1
+    return np.packbits(bits).tobytes()
 
 
 def unpack(payload: bytes, shape: tuple[int, int], alphabet: int) -> Int:

@@ -221,13 +221,19 @@ class TableCodec:
         """All messages as one stream, range-coded or bit-packed, whichever is shorter."""
         if len(codes) != 1:
             return self._encode(codes, context)
-        key = codes.tobytes() + context.tobytes()
+        key = codes.tobytes() + self._known(context)
         payload = self._said.get(key)
         if payload is None:
             payload = self._encode(codes, context)
             if len(self._said) < REMEMBERED:
                 self._said[key] = payload
         return payload
+
+    def _known(self, context: Codes) -> bytes:
+        """What the coder goes by in the context [1, P + 1] of a single message: not the age of a link, if all are alike."""
+        prior = self.prior
+        past = context[0, :-1].tobytes() if prior.knows_past else b""
+        return past if prior.n_ages == 1 else past + min(int(context[0, -1]), prior.n_ages - 1).to_bytes(8, "little")
 
     def _encode(self, codes: Codes, context: Codes) -> bytes:
         prior = self.prior
@@ -244,7 +250,7 @@ class TableCodec:
         """The codes [n, P] of a stream; raises `CodecError` for bytes that are none."""
         if len(context) != 1:
             return self._decode(payload, context)
-        key = payload + context.tobytes()
+        key = payload + self._known(context)
         codes = self._heard.get(key)
         if codes is None:
             codes = self._decode(payload, context)
@@ -329,7 +335,7 @@ class CodebookQuantiser:
     def nearest(self, vectors: Vectors) -> Codes:
         """Index of the nearest row, [n, 1]."""
         slope, intercept = self._lines
-        distance = vectors @ slope
+        distance = vectors.dot(slope)  # what `@` computes, in half the time for a single message
         distance += intercept
         codes: Codes = distance.argmin(-1)[:, None]
         return codes
@@ -346,7 +352,7 @@ class CodebookQuantiser:
 
     def embed(self, codes: Codes) -> Vectors:
         """Rows of the codebook, [n, D]."""
-        return self.codebook[codes[:, 0]]
+        return self.codebook.take(codes[:, 0], 0)
 
 
 @dataclass(frozen=True, eq=False)

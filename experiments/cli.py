@@ -66,6 +66,13 @@ def _json_file(text: str) -> str:
     return text
 
 
+def _png_file(text: str) -> str:
+    """A target for --plot that can be drawn and written."""
+    if not text.endswith(".png"):
+        raise argparse.ArgumentTypeError(f"{text} is no .png file; name it so")
+    return _json_file(text)
+
+
 def _show(console: Console, results: list[Result]) -> None:
     from commlib.experiments.report import summary_table
 
@@ -466,6 +473,39 @@ def _doctor(argv: list[str]) -> int:
     return GOOD if all(finding.is_good for finding in findings) else FAILED
 
 
+def _bench(argv: list[str]) -> int:
+    parser = _Parser("commlib bench", description="Measure one thing on this machine, side by side with its rivals.")
+    parser.add_argument("name", metavar="NAME", help="codec, wire or shannon")
+    parser.add_argument("--plot", metavar="FILE.png", type=_png_file, help="draw the figure into this file")
+    parser.add_argument("--quick", action="store_true", help="little of everything, in seconds: a try, no measurement")
+    parser.add_argument("--seed", type=int, default=0)
+    _add_common(parser)
+    known = parser.parse_args(argv)
+    from commlib.experiments import bench
+
+    bench.find(known.name)
+    from commlib.experiments.evaluate import command_line
+    from commlib.experiments.progress import make_display
+
+    display = make_display(is_quiet=known.quiet)
+    try:
+        outcome = bench.run_bench(known.name, known.seed, command_line(), display.say, quick=known.quick)
+    finally:
+        display.close()
+    _write_json(known.json, outcome.record)
+    console = _console(known.json)
+    for table in outcome.tables:
+        console.print(table)
+    for text, holds in outcome.verdicts:
+        console.print(f"{'reached' if holds else 'MISSED '}  {text}", highlight=False)
+    if known.plot is not None:
+        from commlib.experiments.figures import to_png
+
+        Path(known.plot).write_bytes(to_png(bench.draw(outcome.record)))
+        console.print(f"figure: {known.plot}", highlight=False)
+    return GOOD
+
+
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "demo": ("the main job, small: four methods on Ray actors, the table, a report", _demo),
     "train": ("train a team in stages, then evaluate it over charged frames", _train),
@@ -474,6 +514,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "report": ("table, figures and one self-contained HTML page", _report),
     "audit": ("reconcile a run's books; exit 1 on any difference", _audit),
     "verify": ("check that hosts compute what the learner computes", _verify),
+    "bench": ("measure one thing, side by side with its rivals: codec, wire, shannon", _bench),
     "list": ("worlds, codecs, topologies, methods or runs", _list),
     "doctor": ("check this machine, or your own agent, codec or world", _doctor),
 }
