@@ -120,9 +120,8 @@ def draw(rows: Sequence[Row]) -> Figure:
     """Codes used, seed by seed."""
     from commlib.experiments.bench_figures import bars
 
-    names = ("vq", "plain")
     panels = {
         name: [(f"{name} {row['seed']}", float(row["used_codes"])) for row in rows if row["codec"] == name]
-        for name in names
+        for name in ("vq", "plain")
     }
     return bars(panels, f"codes used of {N_SYMBOLS}")
