@@ -172,6 +172,7 @@ class Pupil:
         if isinstance(model.codec, TableCodec):  # the prior was counted after training; it decides what silence means
             learner.codec.set_prior(model.codec.prior)
             learner.load_codec(learner.codec.state_dict())
+        learner.codec.eval()  # a code that is drawn in training is the likeliest one in use
         phase = Phase(0.0, 0.0, 0.0, 0.0, 0.0, True, config.gate == "talk", False, Objective())
         return cls(learner, phase, model, world.spec.n_steps)
 
@@ -240,6 +241,7 @@ def compare_codecs(model: Model, config: RunConfig, folder: RunFolder) -> tuple[
     codec.load_state_dict(
         {k.removeprefix("codec."): v for k, v in checkpoint.tensors.items() if k.startswith("codec.")}
     )
+    codec.eval()
     generator = torch.Generator().manual_seed(config.seed)
     x = torch.rand(N_PROBES, config.message_width, generator=generator) * 2 - 1
     with torch.no_grad():
