@@ -78,7 +78,7 @@ class FSQCodec(nn.Module):
                 adam.param_groups[0]["lr"] = FIT_RATE * (1 - step / FIT_STEPS)
                 batch = x[torch.randint(len(x), (FIT_BATCH,), generator=generator)]
                 adam.zero_grad()
-                (self._pass(batch) - batch).square().sum(-1).mean().backward()
+                torch.autograd.backward((self._pass(batch) - batch).square().sum(-1).mean())
                 adam.step()
         self.requires_grad_(False)
 

@@ -64,7 +64,8 @@ class LevelsQuantiser:
         half = ((self.levels - 1) * (1 + _EPS) / 2).astype(np.float32)
         offset = np.where(self.levels % 2 == 0, 0.5, 0.0).astype(np.float32)
         bounded = np.tanh(z + np.arctanh(offset / half)) * half - offset
-        return np.rint(bounded).astype(np.int64) + self.levels // 2
+        codes: Codes = np.rint(bounded).astype(np.int64) + self.levels // 2
+        return codes
 
     def search(self, vectors: Vectors, rate: Rate, rate_weight: float) -> Codes:
         """Number by number the best trade of squared distance and bits, the others held, a few times round."""
@@ -80,7 +81,8 @@ class LevelsQuantiser:
 
     def _values(self, position: int) -> NDArray[np.float32]:
         half = self.levels[position] // 2
-        return ((np.arange(self.levels[position]) - half) / half).astype(np.float32)
+        values: NDArray[np.float32] = ((np.arange(self.levels[position]) - half) / half).astype(np.float32)
+        return values
 
     def embed(self, codes: Codes) -> Vectors:
         """Messages, [n, D]; a symbol beyond a number's levels stands for its highest."""

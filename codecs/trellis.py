@@ -109,7 +109,7 @@ class TrellisQuantiser:
         self, position: int, grid: int, x: NDArray[np.float32], rate: Rate, rate_weight: float
     ) -> NDArray[np.float64]:
         """What each level [n, K] of a grid costs at a position."""
-        apart = np.square(x[:, None] - self.values[position, grid], dtype=np.float64)
+        apart: NDArray[np.float64] = np.square(x[:, None] - self.values[position, grid], dtype=np.float64)
         if rate_weight == 0:
             return apart
         before = np.zeros((len(x), self.width), np.int64)
@@ -117,7 +117,8 @@ class TrellisQuantiser:
             before[:, position - 2] = grid  # one past of many that lead to this grid
         elif grid:
             return np.full_like(apart, np.inf)  # the first two numbers lie on the first grid
-        return apart + rate_weight * rate(position, np.arange(len(x)), before)
+        apart += rate_weight * rate(position, np.arange(len(x)), before)
+        return apart
 
     def _path(self, last: NDArray[np.intp], said: Codes, came: Codes) -> Codes:
         """Back from the best last state of each message."""

@@ -9,11 +9,12 @@ trainable codec is held against the frozen one.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from commlib.agents.learner import Learner, Phase
 from commlib.agents.play import Round
@@ -172,7 +173,7 @@ class Pupil:
         if isinstance(model.codec, TableCodec):  # the prior was counted after training; it decides what silence means
             learner.codec.set_prior(model.codec.prior)
             learner.load_codec(learner.codec.state_dict())
-        learner.codec.eval()  # a code that is drawn in training is the likeliest one in use
+        cast("nn.Module", learner.codec).eval()  # a code that is drawn in training is the likeliest one in use
         phase = Phase(0.0, 0.0, 0.0, 0.0, 0.0, True, config.gate == "talk", False, Objective())
         return cls(learner, phase, model, world.spec.n_steps)
 
