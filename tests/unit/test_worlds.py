@@ -13,6 +13,7 @@ from commlib.experiments import worlds
 from commlib.experiments.world_guide import Guide
 from commlib.experiments.world_pettingzoo import PettingZooWorld
 from commlib.experiments.world_predator_prey import PredatorPrey
+from commlib.experiments.world_speaker_listener import SpeakerListener
 from commlib.experiments.world_traffic_junction import TrafficJunction
 from commlib.experiments.worlds import list_worlds, make_world
 
@@ -53,6 +54,7 @@ class NeedsSize:
         ("guide_v1", Guide, "guide_v1"),
         ("predator_prey_easy", PredatorPrey, "predator_prey_easy_v1"),
         ("predator_prey_medium", PredatorPrey, "predator_prey_medium_v1"),
+        ("speaker_listener", SpeakerListener, "speaker_listener_v1"),
         ("traffic_junction_easy_v1", TrafficJunction, "traffic_junction_easy_v1"),
     ],
 )
@@ -64,7 +66,7 @@ def test_built_in_names(name, kind, full_name):
 
 def test_every_listed_world_can_be_made_by_its_name():
     assert [make_world(spec.name).spec for spec in list_worlds()] == list_worlds()
-    assert len(list_worlds()) == 4
+    assert len(list_worlds()) == 5
 
 
 def test_built_in_worlds_load_no_pettingzoo():
