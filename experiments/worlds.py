@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from commlib.errors import ConfigError
+from commlib.experiments.world_digits import Digits
 from commlib.experiments.world_guide import Guide
 from commlib.experiments.world_predator_prey import predator_prey_easy, predator_prey_medium
 from commlib.experiments.world_speaker_listener import SpeakerListener
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     Nameable: TypeAlias = str | World | ParallelEnv[Any, Any, Any] | Callable[[], World | ParallelEnv[Any, Any, Any]]
 
 _BUILT_IN: dict[str, Callable[[], World]] = {
+    "digits_v1": Digits,
     "guide_v1": Guide,
     "predator_prey_easy_v1": predator_prey_easy,
     "predator_prey_medium_v1": predator_prey_medium,

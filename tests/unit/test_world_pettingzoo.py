@@ -5,6 +5,7 @@ from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
 from commlib.errors import WorldError
+from commlib.experiments.world_digits import Digits
 from commlib.experiments.world_guide import Guide
 from commlib.experiments.world_pettingzoo import CopiesOf, PettingZooWorld, as_parallel_env
 from commlib.experiments.world_predator_prey import predator_prey_easy
@@ -265,7 +266,7 @@ def test_a_live_environment_that_cannot_be_copied_runs_as_one_world():
         world.reset(2, generator())
 
 
-WORLDS = [Guide, predator_prey_easy, SpeakerListener, TrafficJunction]
+WORLDS = [Digits, Digits().held_out, Guide, predator_prey_easy, SpeakerListener, TrafficJunction]
 
 
 # pettingzoo.test loads one of its own worlds in the way that PettingZoo 1.27 calls old
