@@ -68,7 +68,7 @@ class RunConfig(_Frozen):
     codec: str = Field("vq", description="vq, int8, float32, or package.module:Class")
     codebook_size: int = Field(64, ge=2, le=4096, description="codes of vq")
     message_width: int = Field(16, ge=1, le=1024, description="floats per message")
-    topology: str = Field("full", description="none, full, ring or commformer")
+    topology: str = Field("full", description="none, full, ring, chain or commformer")
     density: float = Field(0.4, gt=0, le=1, description="share of senders that commformer keeps")
     gate: Literal["none", "talk"] = Field("none", description="talk: each agent decides when to be silent")
     rate_aware: bool = Field(True, description="calibrate a price-aware encoder; False sends the nearest code")

@@ -32,7 +32,7 @@ from commlib.errors import AgentError, CodecError, ConformanceError, LeaseError,
 from commlib.ledger import Entry, Lease, Ledger, Statement
 from commlib.message import Edge
 from commlib.topology import Topology, adjacency_of
-from commlib.world import World, WorldSpec, WorldStep
+from commlib.world import HoldsOut, World, WorldSpec, WorldStep
 
 __all__ = ["ConformanceError", "check_agent", "check_codec", "check_ledger", "check_topology", "check_world"]
 
@@ -663,11 +663,24 @@ def _check_reply(
 def check_world(world: World, n_worlds: int = 3) -> None:
     """Check the laws of a world by playing it with random actions; it is left reset, and is not closed.
 
+    A world that holds material out for the evaluation is checked in both editions.
+
     Raises:
         ConformanceError: the first law that is broken.
     """
+    _check_spec(world.spec)
+    if isinstance(world, HoldsOut):
+        judged = _call("held_out", world.held_out)
+        _law(
+            judged.spec == world.spec,
+            f"{world.spec.name}: held_out gives a world of another spec; what was trained here must fit there",
+        )
+        _check_playing(judged, n_worlds)
+    _check_playing(world, n_worlds)
+
+
+def _check_playing(world: World, n_worlds: int) -> None:
     spec = world.spec
-    _check_spec(spec)
     _call("set_progress(1.0)", lambda: world.set_progress(1.0))
     whole = _play(world, n_worlds, seed=0, n_steps=spec.n_steps + 2)
     _law(

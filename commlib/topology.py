@@ -80,6 +80,11 @@ def ring(n_agents: int) -> FixedTopology:
     return FixedTopology(tuple(Edge(s, (s + 1) % n_agents) for s in range(n_agents) if n_agents > 1), n_agents)
 
 
+def chain(n_agents: int) -> FixedTopology:
+    """Agent i talks to agent i + 1, the last one to nobody; of two agents, the first talks and the second listens."""
+    return FixedTopology(tuple(Edge(s, s + 1) for s in range(n_agents - 1)), n_agents)
+
+
 class CommFormerTopology(nn.Module):
     """CommFormer's learned static graph (Hu et al. 2024, arXiv:2405.08550): every receiver keeps its best k senders.
 
@@ -124,7 +129,8 @@ class CommFormerTopology(nn.Module):
 TOPOLOGIES = {
     "none": "nobody talks",
     "full": "everybody to everybody",
-    "ring": "agent i to agent i + 1",
+    "ring": "agent i to agent i + 1, the last one to the first",
+    "chain": "agent i to agent i + 1, the last one to nobody",
     "commformer": "learned static graph, k senders per receiver (arXiv:2405.08550)",
 }
 
@@ -133,7 +139,7 @@ def make_topology(name: str, n_agents: int, density: float = 0.4) -> FixedTopolo
     """A built-in topology by name."""
     if name == "commformer":
         return CommFormerTopology(n_agents, density) if n_agents > 1 else none(n_agents)
-    makers = {"none": none, "full": full, "ring": ring}
+    makers = {"none": none, "full": full, "ring": ring, "chain": chain}
     if name not in makers:
         raise ConfigError(f"no topology is called {name!r}; there are {', '.join(TOPOLOGIES)}")
     return makers[name](n_agents)

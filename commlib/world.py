@@ -8,7 +8,7 @@ Shapes: B worlds, N agents, O observation width.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -95,3 +95,17 @@ class World(Protocol):
     def close(self) -> None:
         """Free what the world holds (sub-processes, windows); a second call does nothing."""
         ...
+
+
+@runtime_checkable
+class HoldsOut(Protocol):
+    """What a world offers besides that keeps some of its material from training; no other world needs it."""
+
+    def held_out(self) -> World:
+        """A world of the same `spec` whose episodes are made of what this one never shows."""
+        ...
+
+
+def for_evaluation(world: World) -> World:
+    """The world in which a trained team is judged: the held-out one where there is one, else the world itself."""
+    return world.held_out() if isinstance(world, HoldsOut) else world

@@ -33,6 +33,7 @@ MESSAGE_WIDTH = 16
 
 EXTRAS = {
     "plots": ("matplotlib", "figures"),
+    "digits": ("sklearn", "world digits"),
     "mpe": ("mpe2", "mpe2 worlds"),
     "sisl": ("pygame", "pettingzoo sisl worlds"),
 }

@@ -45,7 +45,7 @@ from commlib.records import (
     RunFolder,
     write_json,
 )
-from commlib.world import World
+from commlib.world import World, for_evaluation
 
 EVALUATION_SEED = 7_919
 """Added to the run's seed, so that evaluation never sees the episodes of training."""
@@ -70,7 +70,7 @@ def evaluate(
     Args:
         model: who plays.
         config: budget, price, episodes and seed are read from here.
-        world: where.
+        world: where; what it holds out from training, if anything, is what is played.
         runtime: the hosts, already started.
         journal: the books; an evaluation that was cut off may be repeated on the same journal.
         display: where progress is shown.
@@ -80,6 +80,7 @@ def evaluate(
         run: the run folder, for the record.
     """
     started = time.perf_counter()
+    world = for_evaluation(world)
     plan = make_plan(model.edges, partition(world.spec.n_agents, runtime.n_hosts), config.charging)
     furnish(runtime, plan, model)
     if config.bit_price is not None and not model.calibration.rungs:
@@ -142,6 +143,7 @@ def evaluate(
 
 def random_return(world: World, config: RunConfig) -> Estimate:
     """What agents return that draw every action evenly, over as many episodes as are played in parallel."""
+    world = for_evaluation(world)
     n_worlds, spec = config.parallel_worlds or 1, world.spec
     generator = torch.Generator().manual_seed(config.seed + EVALUATION_SEED)
     counts = torch.tensor(spec.action_counts)

@@ -16,8 +16,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from commlib.errors import ConfigError
+from commlib.experiments.world_digits import Digits
 from commlib.experiments.world_guide import Guide
 from commlib.experiments.world_predator_prey import predator_prey_easy, predator_prey_medium
+from commlib.experiments.world_speaker_listener import SpeakerListener
 from commlib.experiments.world_traffic_junction import TrafficJunction
 from commlib.plugins import load_object, nearest
 from commlib.world import World, WorldSpec
@@ -28,9 +30,11 @@ if TYPE_CHECKING:
     Nameable: TypeAlias = str | World | ParallelEnv[Any, Any, Any] | Callable[[], World | ParallelEnv[Any, Any, Any]]
 
 _BUILT_IN: dict[str, Callable[[], World]] = {
+    "digits_v1": Digits,
     "guide_v1": Guide,
     "predator_prey_easy_v1": predator_prey_easy,
     "predator_prey_medium_v1": predator_prey_medium,
+    "speaker_listener_v1": SpeakerListener,
     "traffic_junction_easy_v1": TrafficJunction,
 }
 _EXTRAS = {"mpe2": "commlib[mpe]", "pettingzoo.sisl": "commlib[sisl]"}

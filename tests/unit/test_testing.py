@@ -753,6 +753,16 @@ class NoSpec(Guide):
     spec = None
 
 
+class HoldsOutAnother(Guide):
+    def held_out(self):
+        return Overcounted()
+
+
+class HoldsOutBroken(Guide):
+    def held_out(self):
+        return Triumphant()
+
+
 @pytest.mark.parametrize(
     ("fake", "sentence"),
     [
@@ -770,6 +780,8 @@ class NoSpec(Guide):
         (Triumphant, "success must be .3. numbers in 0..1"),
         (Overcounted, "for each of 3 agents, not .5, 5."),
         (Stuck, "step 1 raised RuntimeError: no path"),
+        (HoldsOutAnother, "guide_v1: held_out gives a world of another spec"),
+        (HoldsOutBroken, "success must be .3. numbers in 0..1"),
         (NoSpec, "spec must be a commlib.world.WorldSpec, not a NoneType"),
     ],
 )

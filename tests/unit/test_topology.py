@@ -9,6 +9,7 @@ from commlib.topology import (
     CommFormerTopology,
     FixedTopology,
     adjacency_of,
+    chain,
     edges_of,
     full,
     make_topology,
@@ -32,7 +33,9 @@ def test_the_fixed_graphs():
     assert full(3).edges() == ((0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1))
     assert ring(3).edges() == ((0, 1), (1, 2), (2, 0))
     assert ring(2).edges() == ((0, 1), (1, 0))
-    assert ring(1).edges() == full(1).edges() == ()
+    assert chain(3).edges() == ((0, 1), (1, 2))
+    assert chain(2).edges() == ((0, 1),)
+    assert ring(1).edges() == full(1).edges() == chain(1).edges() == ()
     assert FixedTopology((Edge(2, 0), Edge(0, 1), Edge(2, 0)), 3).edges() == ((0, 1), (2, 0))
 
 
@@ -49,7 +52,9 @@ def test_an_impossible_edge_is_refused(edge):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ConfigError, match="no topology is called 'star'; there are none, full, ring, commformer"):
+    with pytest.raises(
+        ConfigError, match="no topology is called 'star'; there are none, full, ring, chain, commformer"
+    ):
         make_topology("star", 3)
 
 
