@@ -37,3 +37,8 @@ for seed in 0 1 2 3 4; do TAG=x2 train guide int8 $seed --message-width 2 $all; 
 train mpe2:simple_speaker_listener_v4 ours 0 --steps 50000
 train pettingzoo:sisl/pursuit-v5 ours 0 --steps 5000
 train predator_prey_easy dense 0
+# what must be said is known in these two as well: log2 10 bits an image, log2 3 bits an episode
+for seed in 0 1 2 3 4; do train digits ours $seed; done
+for method in ours dense none; do
+  for seed in 0 1 2 3 4; do train speaker_listener $method $seed; done
+done

@@ -37,7 +37,11 @@ def expected_members() -> set[str]:
     members = {"commlib/py.typed"}
     for folder in FOLDERS:
         inside = "commlib" if folder == "commlib" else f"commlib/{folder}"
-        files = [*(ROOT / folder).rglob("*.py"), *(ROOT / folder / "recipes").glob("*.yaml")]
+        files = [
+            *(ROOT / folder).rglob("*.py"),
+            *(ROOT / folder / "recipes").glob("*.yaml"),
+            *(ROOT / folder / "zoo").glob("*/*"),
+        ]
         members |= {f"{inside}/{path.relative_to(ROOT / folder).as_posix()}" for path in files}
     return members
 
