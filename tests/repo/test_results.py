@@ -1,0 +1,40 @@
+"""The published results: each file is a result, no machine's paths are in it, and the tables are made from the files."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from commlib.errors import ConfigError
+from commlib.experiments.tables import filled
+from commlib.records import Result
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "docs" / "results"
+FILES = sorted(RESULTS.glob("*.json"))
+RUNS = [path for path in FILES if not path.name.startswith(("bench-", "fuzz"))]
+
+
+def test_there_are_results():
+    assert len(RUNS) >= 20
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+def test_every_published_run_is_a_result_with_its_command(path):
+    result = Result.from_json(json.loads(path.read_text()))
+    assert result.command.startswith("commlib ")
+    assert result.bits.per_agent_step.wire >= 0
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_no_published_file_holds_a_path_of_a_machine(path):
+    text = path.read_text()
+    assert not any(place in text for place in ("/tmp", "/home", "/root", "/work"))
+
+
+def test_the_tables_are_those_of_the_files():
+    page = (ROOT / "docs" / "results.md").read_text()
+    assert filled(page, RESULTS) == page, "run python -m commlib.experiments.tables docs/results.md"
+    assert page.count("<!-- table:") >= 5
+    with pytest.raises(ConfigError, match="no file nothing"):
+        filled("<!-- table: nothing -->\n<!-- end -->", RESULTS)
