@@ -94,9 +94,9 @@ def _averaged(rival: Rival, x: Tensor, decay: float, effort: Effort) -> nn.Modul
     if rival.kind == "VectorQuantize":
         module = VectorQuantize(dim=x.shape[1], codebook_size=rival.levels[0], **options)
     else:
-        module = ResidualVQ(
-            dim=x.shape[1], num_quantizers=len(rival.levels), codebook_size=rival.levels[0], beam_size=1, eval_beam_size=8, **options
-        )
+        size = rival.levels[0]
+        beam = {"beam_size": 1, "eval_beam_size": min(8, size)}  # a wider one than a stage has codes is an error there
+        module = ResidualVQ(dim=x.shape[1], num_quantizers=len(rival.levels), codebook_size=size, **beam, **options)
     module.train()
     with torch.no_grad():
         module(x[torch.randperm(len(x))[: 8 * BATCH]][None])
