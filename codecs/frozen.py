@@ -229,11 +229,16 @@ class TableCodec:
                 self._said[key] = payload
         return payload
 
+    @cached_property
+    def _n_known(self) -> int:
+        """How many of a context's first columns the coder goes by; not the age of a link, if all ages are alike."""
+        return 0 if not self.prior.knows_past else self.n_positions
+
     def _known(self, context: Codes) -> bytes:
-        """What the coder goes by in the context [1, P + 1] of a single message: not the age of a link, if all are alike."""
-        prior = self.prior
-        past = context[0, :-1].tobytes() if prior.knows_past else b""
-        return past if prior.n_ages == 1 else past + min(int(context[0, -1]), prior.n_ages - 1).to_bytes(8, "little")
+        """What the coder goes by in the context [1, P + 1] of a single message."""
+        past = context[0, : self._n_known].tobytes()
+        last = self.prior.n_ages - 1
+        return past if last == 0 else past + min(int(context[0, -1]), last).to_bytes(8, "little")
 
     def _encode(self, codes: Codes, context: Codes) -> bytes:
         prior = self.prior

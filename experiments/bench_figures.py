@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from commlib.experiments.figures import _LINES, _MARKERS, _OKABE_ITO, INK, MUTED, PAPER, _figure, _legend, _set_up
+from commlib.experiments.figures import _LINES, _MARKERS, _OKABE_ITO, INK, MUTED, PAPER, _figure, _set_up
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,7 +65,11 @@ def lines(
         ax.set_xlabel(x)
         ax.set_ylabel(y)
         _draw_lines(ax, curves, joined=joined)
-        _legend(ax)
+    labels = {}
+    for ax in figure.axes:
+        handles, names = ax.get_legend_handles_labels()
+        labels |= dict(zip(names, handles, strict=True))
+    figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=4, fontsize=9, frameon=False, labelcolor=INK)
     return figure
 
 
