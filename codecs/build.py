@@ -20,7 +20,7 @@ CODECS = {
     "vq-vib": (
         "commlib.codecs.vqvib",
         "VQVIBCodec",
-        "vq with a stochastic code and an information price (arXiv:2207.07025)",
+        "vq with a stochastic code and an information price (arXiv:2207.00088)",
     ),
     "dither": (
         "commlib.codecs.dither",

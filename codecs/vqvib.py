@@ -1,6 +1,6 @@
 """`vq-vib`: `vq` whose code is drawn in training, P(c | z) ~ exp(-|z - c|^2), and charged for what it tells.
 
-Tucker et al. 2022 (arXiv:2207.07025), as in the discrete codec of emergent communication: a stochastic code keeps
+Tucker et al. 2022 (arXiv:2207.00088), as in the discrete codec of emergent communication: a stochastic code keeps
 near-by words interchangeable, and the KL divergence from the prior (the complexity) prices the information in it. On the
 wire the likeliest code is sent, which is the nearest.
 

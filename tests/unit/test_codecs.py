@@ -1,20 +1,25 @@
 """The built-in codecs: lawful, fitted well, and cheaper at a higher price. (The laws themselves: test_testing.py.)"""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
 from commlib.codec import START, Codec, FrozenCodec, fresh_context, next_context
+from commlib.codecs.build import CODECS, make_codec
+from commlib.codecs.dither import DitherCodec
 from commlib.codecs.entropy import TABLE_TOTAL
 from commlib.codecs.floats import Float32Codec
 from commlib.codecs.frozen import ByteQuantiser, CodebookQuantiser, GridQuantiser, TableCodec
 from commlib.codecs.int8 import Int8Codec
 from commlib.codecs.prior import Prior, fit_prior, to_integers, uniform_prior
 from commlib.codecs.vq import VQCodec
+from commlib.codecs.vqvib import VQVIBCodec
 from commlib.errors import CodecError
 from commlib.testing import check_codec
 
-MAKERS = {"vq": lambda: VQCodec(6, 16), "int8": lambda: Int8Codec(6), "float32": lambda: Float32Codec(6)}
+MAKERS = {name: partial(make_codec, name, 6, 16) for name in CODECS}
 
 
 def source(seed):
@@ -142,6 +147,31 @@ def test_vq_does_not_move_when_it_is_used(make):
     digest = codec.freeze().digest
     codec(messages(500, 6, seed=9))
     assert codec.freeze().digest == digest
+
+
+def test_a_stochastic_code_is_drawn_as_it_says():
+    codec = VQVIBCodec(2, 4)
+    codec.fit(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]).repeat(50, 1), source(0))
+    x = torch.full((20_000, 2), 0.2) + 1e-3 * torch.randn(20_000, 2, generator=source(1))
+    wanted = (-torch.cdist(x[:1], codec.quantizer.codebook).square()).softmax(-1)[0]
+    drawn = codec(x).codes[:, 0].bincount(minlength=4) / len(x)
+    assert torch.allclose(drawn, wanted.detach(), atol=0.015)
+    assert torch.equal(codec(x).codes, codec(x).codes), "the same on every host"
+    assert len(codec.eval()(x).codes.unique()) == 1, "in use the nearest"
+
+
+def test_dither_adds_noise_that_does_not_depend_on_the_message():
+    codec = DitherCodec(1)
+    x = torch.linspace(-0.9, 0.9, 400).repeat_interleave(64)[:, None].requires_grad_()
+    context = torch.stack([torch.zeros(len(x), dtype=torch.int64), torch.arange(len(x))], 1)
+    out = codec(x, context)
+    noise = (out.z - x).detach()[:, 0].view(400, 64)
+    step = float(codec.step)
+    assert noise.abs().max() <= step / 2 + 1e-5
+    assert noise.var() == pytest.approx(step**2 / 12, rel=0.1)
+    assert torch.corrcoef(torch.stack([x.detach()[:, 0], noise.flatten()]))[0, 1].abs() < 0.02
+    (gradient,) = torch.autograd.grad(out.z.sum(), x)
+    assert torch.equal(gradient, torch.ones_like(x)), "exactly 1"
 
 
 def test_vq_learns_its_codebook_from_what_passes_until_it_is_fitted():
