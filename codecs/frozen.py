@@ -340,9 +340,10 @@ class CodebookQuantiser:
     def nearest(self, vectors: Vectors) -> Codes:
         """Index of the nearest row, [n, 1]."""
         slope, intercept = self._lines
-        distance = vectors.dot(slope)  # what `@` computes, in half the time for a single message
+        distance: NDArray[np.float32] = vectors.dot(slope)  # what `@` computes, in half the time for a single message
         distance += intercept
-        return distance.argmin(-1)[:, None]
+        nearest: Codes = distance.argmin(-1)[:, None]
+        return nearest
 
     def distortions(self, vectors: Vectors) -> NDArray[np.float32]:
         """Squared distances [n, 1, K]."""

@@ -28,7 +28,10 @@ Row = dict[str, Any]
 
 BENCHES: Final = {
     "codec": ("commlib.experiments.bench_codec", "one message, and 4,096, from vector to bytes and back"),
-    "wire": ("commlib.experiments.bench_wire", "bits on the wire against what the prior says they need; and under loss"),
+    "wire": (
+        "commlib.experiments.bench_wire",
+        "bits on the wire against what the prior says they need; and under loss",
+    ),
     "shannon": ("commlib.experiments.bench_shannon", "distance from entropy and from the rate-distortion function"),
 }
 

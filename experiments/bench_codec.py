@@ -104,7 +104,8 @@ def _library(seed: int) -> torch.nn.Module:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return VectorQuantize(dim=WIDTH, codebook_size=CODEBOOK_SIZE).eval()
+        library: torch.nn.Module = VectorQuantize(dim=WIDTH, codebook_size=CODEBOOK_SIZE).eval()
+    return library
 
 
 def _call(library: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> Callable[[int], object]:
