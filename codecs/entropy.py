@@ -67,6 +67,8 @@ class _Groups(NamedTuple):
 def _grouped(column: Int) -> _Groups:
     """Messages grouped by their rows [n]; a counting sort, which numpy has for short integers alone, where they fit."""
     n = len(column)
+    if n == 0:
+        return _Groups(slice(None), [])
     if n == 1 or (column == column[0]).all():
         return _Groups(slice(None), [(int(column[0]), 0, n)])
     count = np.bincount(column)
@@ -138,7 +140,8 @@ def decode(
         for position in range(n_positions):
             order, runs = _grouped(row_of(position, symbols))
             column = [coder.decode(models(position, row), end - start) for row, start, end in runs]
-            symbols[:, position][order] = np.concatenate(column) if len(column) > 1 else column[0]
+            if column:
+                symbols[:, position][order] = np.concatenate(column) if len(column) > 1 else column[0]
     except (AssertionError, ValueError) as error:
         raise CodecError("the payload is no stream of this codec; the frame is damaged") from error
     return symbols
