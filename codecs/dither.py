@@ -2,7 +2,8 @@
 
 DDCL's quantiser (arXiv:2511.01554): with subtractive dither (Schuchman 1964; Gray & Stockham 1993) what is heard is what
 was said plus uniform noise, independent of it, and the gradient through the channel is exactly 1. Both ends take the
-shift from the age of their link, so it costs nothing.
+shift from the age of their link, so it costs nothing. So all first messages of fresh links share one shift: for a single
+message it is a fixed offset; the noise is random over the rounds of a link.
 
 Shapes: B messages, D message width, U shifts.
 """

@@ -31,6 +31,7 @@ PACKED = 0x80
 Int = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
 _FLAG = constriction.stream.model.Uniform(2)
+_END = (1 << 136) - 1
 _NO_FLAG = np.zeros(1, np.int32)
 
 
@@ -84,7 +85,7 @@ def encode(symbols: Int, rows: Int, models: TableModels) -> bytes:
     said = symbols.astype(np.int32)
     for position in range(symbols.shape[1]):
         order, runs = _grouped(rows[:, position])
-        column = said[order, position]
+        column = said[:, position][order]
         for row, start, end in runs:
             coder.encode(column[start:end], models(position, row))
     n_words, (lower, width) = coder.pos()
@@ -103,12 +104,13 @@ def _shortest(sealed: NDArray[np.uint32], n_words: int, lower: int, width: int) 
     low = (inside >> 64 << 64) + lower
     if low > inside:
         low -= 1 << 64
-    high = low + width
+    end = low & _END  # all that can change, but for a carry: what is before it is long
     for n_bytes in range(max(0, n_bits // 8 - 16), n_bits // 8 + 1):
         unit = n_bits - 8 * n_bytes
-        value = -(-low >> unit)  # rounded up
-        if value << unit < high:
-            return value.to_bytes(n_bytes, "big").rstrip(b"\0")
+        value = -(-end >> unit)  # rounded up
+        if value << unit < end + width:
+            whole = (low - end >> unit) + value
+            return whole.to_bytes(n_bytes, "big").rstrip(b"\0")
     raise CodecError("the range coder's interval is empty; this is a bug, please report it")
 
 
@@ -138,7 +140,8 @@ def decode(
         for position in range(n_positions):
             order, runs = _grouped(row_of(position, symbols))
             column = [coder.decode(models(position, row), end - start) for row, start, end in runs]
-            symbols[order, position] = column[0] if len(column) == 1 else np.concatenate([_NO_FLAG[:0], *column])
+            if column:
+                symbols[:, position][order] = np.concatenate(column) if len(column) > 1 else column[0]
     except (AssertionError, ValueError) as error:
         raise CodecError("the payload is no stream of this codec; the frame is damaged") from error
     return symbols

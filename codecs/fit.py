@@ -4,7 +4,7 @@ A tailor's fitting: the customer tries it on, pins are moved, and the customer t
 only what it said: vectors on their own, or streams of them, where each message knows the one before on its link.
 
 The rounds are those of entropy-constrained vector quantisation (Chou, Lookabaugh & Gray 1989, IEEE Trans. ASSP 37(1),
-sec. III): each lowers distortion + rate_weight x bits.
+sec. III): each is meant to lower distortion + rate_weight x bits.
 
 Shapes: L links, T messages on each, n = L T messages, D message width, P positions, K alphabet.
 """
@@ -12,6 +12,7 @@ Shapes: L links, T messages on each, n = L T messages, D message width, P positi
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -29,8 +30,8 @@ from commlib.errors import CodecError, ConfigError
 NAMES = ("vq", "rvq", "int8", "trellis", "float16", "float32")
 FIT_MESSAGES = 20_000
 FIT_STARTS = 3
-LARGE = 256
-"""Codebooks of more codes start from messages drawn at random; the rounds of `fit_codec` do the rest."""
+LARGE, LARGE_ROUNDS = 256, 10
+"""Codebooks of more codes start from messages drawn at random, and get so many rounds of Lloyd's algorithm."""
 HELD_OUT = 0.2
 """The share of links, the last ones, that a codec is not fitted to but judged by."""
 ENOUGH = 0.02
@@ -47,7 +48,10 @@ def kmeans(messages: NDArray[np.float32], n_codes: int, seed: int) -> NDArray[np
     if len(distinct) <= n_codes:  # fewer things are said than there are codes: each gets its own
         return np.concatenate([distinct, np.repeat(distinct[-1:], n_codes - len(distinct), 0)])
     if n_codes > LARGE:  # the careful start would cost more than it saves
-        return messages[np.random.default_rng(seed).choice(len(messages), n_codes, replace=False)]
+        codebook = messages[np.random.default_rng(seed).choice(len(messages), n_codes, replace=False)]
+        for _ in range(LARGE_ROUNDS):
+            codebook = _means(codebook, CodebookQuantiser(codebook).nearest(messages)[:, 0], messages)
+        return codebook
 
     def start(k: int) -> tuple[float, NDArray[np.float32]]:
         with warnings.catch_warnings():
@@ -166,6 +170,11 @@ def checked(messages: object) -> Vectors:
     return array
 
 
+def unseen_of(streams: Vectors) -> Vectors:
+    """The links [.., T, D] that a codec is not fitted to."""
+    return streams[len(streams) - max(2, int(HELD_OUT * len(streams))) :]
+
+
 def fit_codec(messages: object, settings: Settings | None = None, seed: int = 0) -> Fit:
     """Fit a codec to recorded messages.
 
@@ -185,8 +194,8 @@ def fit_codec(messages: object, settings: Settings | None = None, seed: int = 0)
     """
     settings = settings or Settings()
     streams = checked(messages)
-    n_fit = len(streams) - max(2, int(HELD_OUT * len(streams)))
-    seen, unseen = streams[:n_fit], streams[n_fit:]
+    unseen = unseen_of(streams)
+    seen = streams[: len(streams) - len(unseen)]
     flat = seen.reshape(-1, streams.shape[2])
     draw = np.random.default_rng(seed)
     quantiser = _first_quantiser(flat[draw.permutation(len(flat))[:FIT_MESSAGES]], settings, seed)
@@ -211,6 +220,16 @@ def fit_codec(messages: object, settings: Settings | None = None, seed: int = 0)
         abs(bits_with_half - bits) <= ENOUGH * max(bits_with_half, 1e-9),
         len(np.unique(codes[:, 0])),
     )
+
+
+def curve(codec: TableCodec, messages: Vectors, rate_weights: Sequence[float]) -> list[tuple[float, float]]:
+    """Bits and squared error per message of one codec on streams [L, T, D], at each rate weight."""
+    flat, points = messages.reshape(-1, codec.width), []
+    for weight in rate_weights:
+        codes, contexts = encode_stream(codec, messages, weight)
+        error = np.square(codec.embed(codes, contexts) - flat).sum(-1).mean()
+        points.append((float(codec.estimate_bits(codes, contexts).mean()), float(error)))
+    return points
 
 
 def _counted(codec: TableCodec, codes: Codes, contexts: Codes) -> TableCodec:

@@ -23,8 +23,9 @@ from commlib.codecs import entropy
 from commlib.codecs.prior import Prior
 from commlib.errors import CodecError
 
-REMEMBERED = 1 << 14
-"""How many single messages a codec remembers the bytes of, so that saying one again is a look-up."""
+REMEMBERED, SHORT = 1 << 14, 64
+"""How many single messages a codec remembers the bytes of, so that saying one again is a look-up; longer ones than so many
+bytes of codes and context hardly ever come again, and are not remembered."""
 
 SEARCHED = 1024
 """How many messages are searched at once."""
@@ -225,7 +226,9 @@ class TableCodec:
         payload = self._said.get(key)
         if payload is None:
             payload = self._encode(codes, context)
-            if len(self._said) < REMEMBERED:
+            if len(key) <= SHORT:
+                if len(self._said) >= REMEMBERED:
+                    self._said.clear()
                 self._said[key] = payload
         return payload
 
@@ -259,8 +262,10 @@ class TableCodec:
         codes = self._heard.get(key)
         if codes is None:
             codes = self._decode(payload, context)
-            if len(self._heard) < REMEMBERED:
-                codes.setflags(write=False)
+            codes.setflags(write=False)
+            if len(key) <= SHORT:
+                if len(self._heard) >= REMEMBERED:
+                    self._heard.clear()
                 self._heard[key] = codes
         return codes
 
@@ -340,7 +345,7 @@ class CodebookQuantiser:
     def nearest(self, vectors: Vectors) -> Codes:
         """Index of the nearest row, [n, 1]."""
         slope, intercept = self._lines
-        distance = vectors.dot(slope)  # what `@` computes, in half the time for a single message
+        distance: NDArray[np.float32] = vectors.dot(slope)  # what `@` computes, in half the time for a single message
         distance += intercept
         codes: Codes = distance.argmin(-1)[:, None]
         return codes

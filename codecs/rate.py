@@ -46,24 +46,6 @@ class RateTable(nn.Module):
     def _later(self, context: Tensor) -> Tensor:
         return context[..., -1].clamp_max(self.n_ages - 1) * known.n_rows(self.kind, self.alphabet)
 
-    def choose(self, distortions: Tensor, context: Tensor | None, rate_weight: float) -> Tensor:
-        """The codes [B, P] of least distortion + rate_weight x bits, from distortions [B, P, K] that add up over positions.
-
-        The same rule as `commlib.codecs.frozen.search_positions`, for training under a price.
-        """
-        codes = torch.zeros(distortions.shape[:-1], dtype=torch.int64)
-        context = fresh_like(codes) if context is None else context
-        past, later = context[..., :-1], self._later(context)
-        for position in range(codes.shape[-1]):
-            row = known.row(self.kind, position, past, codes, self.alphabet) + later
-            bits = self.bits[position, row][..., : self.alphabet]
-            if self.kind == "held":
-                mine = past[..., position, None]
-                again = self.bits[position, row][..., -1:]
-                bits = torch.where(torch.arange(self.alphabet) == mine, again, bits)
-            codes[..., position] = (distortions[..., position, :] + rate_weight * bits).argmin(-1)
-        return codes
-
 
 def fresh_like(codes: Tensor) -> Tensor:
     """The context [.., P + 1] of a fresh link for codes [.., P]."""

@@ -103,14 +103,18 @@ def read_header(folder: Path) -> dict[str, Any]:
         header = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CodecError(f"{path} is missing; is {folder} the `codec` folder of a run?") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CodecError(f"{path} cannot be read: {error}") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise CodecError(f"{path} is not of codec format {FORMAT}; it was written by another version")
-    if header.get("kind") not in _KINDS or not isinstance(header.get("digest"), str):
+    if (
+        not isinstance(header.get("kind"), str)
+        or header["kind"] not in _KINDS
+        or not isinstance(header.get("digest"), str)
+    ):
         raise CodecError(f"{path} names no codec kind that we know; there are {', '.join(_KINDS)}")
     written = header.pop("checksum", None)
-    if header.keys() != _LABEL or (written is not None and written != _checksum(header)):
+    if header.keys() != _LABEL or written != _checksum(header):
         raise CodecError(f"{path} is damaged: its checksum is not that of its content; copy it again")
     return header
 

@@ -4,6 +4,9 @@ Tucker et al. 2022 (arXiv:2207.00088), as in the discrete codec of emergent comm
 near-by words interchangeable, and the KL divergence from the prior (the complexity) prices the information in it. On the
 wire the likeliest code is sent, which is the nearest.
 
+What is drawn depends on the message alone (`hashed_uniform`): the same vector gives the same code until weights move, so
+that hosts agree without a generator. Where agents have few distinct things to say, that is little randomness.
+
 Shapes: B messages, D message width, K codebook size.
 """
 

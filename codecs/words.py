@@ -62,12 +62,12 @@ class MessageCodec:
         Raises:
             CodecError: the bytes are no message of this codec.
         """
-        heard: Vectors = self.frozen.embed(self.frozen.decode(data, self._fresh), self._fresh)[0]
+        heard: Vectors = self.frozen.embed(self.frozen.decode(bytes(data), self._fresh), self._fresh)[0]
         return heard
 
     def encode_many(self, vectors: Vectors, rate_weight: float | None = None) -> bytes:
         """N messages, float [n, D], as one stream, shorter than n single ones."""
-        rows = np.asarray(vectors, np.float32)
+        rows = _floats(vectors)
         if rows.ndim != 2 or rows.shape[1] != self.width:
             raise CodecError(f"messages must be [n, {self.width}], not {list(rows.shape)}")
         fresh = fresh_context(len(rows), self.frozen.n_positions)
@@ -75,15 +75,17 @@ class MessageCodec:
 
     def decode_many(self, data: bytes, n_messages: int) -> Vectors:
         """The n messages of a stream, float32 [n, D]."""
+        if n_messages < 0:
+            raise CodecError(f"a stream holds 0 messages or more, not {n_messages}")
         fresh = fresh_context(n_messages, self.frozen.n_positions)
-        return self.frozen.embed(self.frozen.decode(data, fresh), fresh)
+        return self.frozen.embed(self.frozen.decode(bytes(data), fresh), fresh)
 
     def link(self) -> Link:
         """One end of a link; make one at each end."""
         return Link(self)
 
     def _choose(self, vector: Floats, context: Codes, rate_weight: float | None) -> Codes:
-        row = np.asarray(vector, np.float32)
+        row = _floats(vector)
         if row.shape != (self.width,):
             raise CodecError(f"a message of this codec is [{self.width}], not {list(row.shape)}")
         return self.frozen.choose(row[None], context, self._weight(rate_weight))
@@ -125,10 +127,18 @@ class Link:
             CodecError: the bytes are no message of this codec.
         """
         frozen, context = self._codec.frozen, self._context
-        codes = frozen.decode(data, context) if data else frozen.expected(context)
+        codes = frozen.decode(bytes(data), context) if len(data) else frozen.expected(context)
         self._context = next_context(context, codes)
         heard: Vectors = frozen.embed(codes, context)[0]
         return heard
+
+
+def _floats(given: Floats) -> Vectors:
+    try:
+        with np.errstate(over="ignore"):  # what is too large becomes infinity, and is refused as that
+            return np.asarray(given, np.float32)
+    except (TypeError, ValueError) as error:
+        raise CodecError(f"a message is a vector of numbers ({error})") from error
 
 
 def zoo() -> list[str]:
@@ -153,6 +163,9 @@ def load_codec(path: str | Path) -> MessageCodec:
         folder = Path(path)
         folder = folder / "codec" if (folder / "codec" / "codec.json").exists() else folder
     frozen = load_frozen(folder)
-    calibration = read_header(folder)["calibration"] or {}
-    rungs = calibration.get("rungs") or [{"rate_weight": 0.0}]
-    return MessageCodec(frozen, float(rungs[calibration.get("chosen", 0)]["rate_weight"]))
+    calibration = read_header(folder)["calibration"]
+    try:
+        rate_weight = float(calibration["rungs"][calibration["chosen"]]["rate_weight"]) if calibration else 0.0
+    except (TypeError, KeyError, IndexError, ValueError) as error:
+        raise CodecError(f"the calibration in {folder} is damaged ({type(error).__name__}); copy it again") from error
+    return MessageCodec(frozen, rate_weight)

@@ -69,6 +69,8 @@ class End:
         context = next_context(self.context(alive), codes)
         self._past[:, alive] = context.reshape(len(self._past), -1, context.shape[-1])
         self._age += 1
+        if self.is_refreshed:
+            self.n_frames = 0  # what was lost before no longer matters
 
 
 class Letter(NamedTuple):
@@ -174,10 +176,14 @@ class Ear(End):
 
     def _unpack(self, round_number: int, data: bytes) -> Frame:
         if not is_greeting(data):
-            return unpack_note(data, self.run, round_number, self.index, self.n_frames, self._age)
+            most = self._age if self.plan.is_lossy else min(self._age, self.n_frames + 127)
+            return unpack_note(data, self.run, round_number, self.index, self.n_frames, most)
         frame = unpack_greeting(data)
         check_run(frame, self.run)
-        if (frame.round, frame.trunk) != (round_number, self.index) or frame.n_earlier < self.n_frames:
+        if (frame.round, frame.trunk) != (
+            round_number,
+            self.index,
+        ) or not self.n_frames <= frame.n_earlier <= self._age:
             raise FrameError(
                 f"expected round {round_number} on trunk {self.index} after {self.n_frames} frames, the frame is of round "
                 f"{frame.round} on trunk {frame.trunk} after {frame.n_earlier}"

@@ -16,9 +16,9 @@ A greeting is a msgpack positional array
     checksum  CRC-32 of all that stands before it
 
 A note is three bytes and the payload: the count modulo 128, the payload, and a seal: a CRC-16/GENIBUS over run, round,
-trunk, count and payload. What both ends know is sealed but not sent. A CRC-16 finds all damage within 16 bits, whatever
-the length, which half of a CRC-32 does not: from 499 bytes on it overlooks some single damaged ones. A note begins with
-a byte below 128, a greeting with 151, so that one cannot pass for the other.
+trunk, count and payload. What both ends know is sealed but not sent. A CRC-16 finds all damage within 16 bits of
+the payload, whatever its length, which half of a CRC-32 does not: from 499 bytes on it overlooks some single damaged
+ones. A note begins with a byte below 128, a greeting with 151, so that one cannot pass for the other.
 
 Decoding is total: any bytes give a `Frame` or a `FrameError`. Never pickle.
 """
@@ -78,7 +78,7 @@ def is_greeting(data: bytes) -> bool:
     return data[:1] >= b"\x80"
 
 
-def unpack_note(data: bytes, run: bytes, round_number: int, trunk: int, n_heard: int, n_rounds: int = 0) -> Frame:
+def unpack_note(data: bytes, run: bytes, round_number: int, trunk: int, n_heard: int, n_rounds: int) -> Frame:
     """The frame in a note, by one who knows run, round and trunk.
 
     Args:
@@ -87,8 +87,8 @@ def unpack_note(data: bytes, run: bytes, round_number: int, trunk: int, n_heard:
         round_number: the round that is read.
         trunk: the trunk it came on.
         n_heard: frames heard on this trunk since its links were fresh.
-        n_rounds: rounds played since then. A note tells the count modulo 128 only; where more frames were lost in a row,
-            the seal finds the right one among the counts that are possible, one frame a round.
+        n_rounds: rounds played since then, which no count can exceed. A note tells the count modulo 128 only; where more
+            frames than that were lost in a row, the seal finds the right one among the counts that are possible.
 
     Raises:
         FrameError: damaged, cut, of another round, trunk or run, or one that was heard before.
@@ -97,7 +97,7 @@ def unpack_note(data: bytes, run: bytes, round_number: int, trunk: int, n_heard:
         raise FrameError(f"{len(data)} bytes are no frame; it was cut or damaged")
     seal = _SEAL.unpack(data[-2:])[0]
     likeliest = n_heard + (data[0] - n_heard) % _CYCLE
-    for n_earlier in range(likeliest, max(likeliest, n_rounds) + 1, _CYCLE):
+    for n_earlier in range(likeliest, n_rounds + 1, _CYCLE):
         frame = Frame(run, round_number, trunk, n_earlier, data[1:-2])
         if frame._seal() == seal:
             return frame

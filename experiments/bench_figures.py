@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from commlib.experiments.figures import _LINES, _MARKERS, _OKABE_ITO, INK, MUTED, PAPER, _figure, _set_up
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -65,11 +66,19 @@ def lines(
         ax.set_xlabel(x)
         ax.set_ylabel(y)
         _draw_lines(ax, curves, joined=joined)
-    labels = {}
+    labels: dict[str, Artist] = {}
     for ax in figure.axes:
         handles, names = ax.get_legend_handles_labels()
         labels |= dict(zip(names, handles, strict=True))
-    figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=4, fontsize=9, frameon=False, labelcolor=INK)
+    figure.legend(
+        list(labels.values()),
+        list(labels),
+        loc="outside lower center",
+        ncols=4,
+        fontsize=9,
+        frameon=False,
+        labelcolor=INK,
+    )
     return figure
 
 

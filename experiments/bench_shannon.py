@@ -94,7 +94,15 @@ class _Size(NamedTuple):
 
 
 _FULL = _Size(
-    60_000, 12_000, N_TEST, 6, 400, 1_000_000, 4000, Effort(20, 3000), (0.002, 0.006, 0.015, 0.04, 0.1, 0.2, 0.4, 0.6, 0.8)
+    60_000,
+    12_000,
+    N_TEST,
+    6,
+    400,
+    1_000_000,
+    4000,
+    Effort(20, 3000),
+    (0.002, 0.006, 0.015, 0.04, 0.1, 0.2, 0.4, 0.6, 0.8),
 )
 _QUICK = _Size(600, 300, 400, 1, 3, 20_000, 200, Effort(1, 5), (0.05, 0.3))
 
@@ -112,7 +120,9 @@ def measure(seed: int, quick: bool, say: Say) -> Measured:
             continuous += _continuous(NumberSource(name), rates, rivals, size, seed + nth, say)
     say("sources with memory")
     memory = [row for levels in ((8,) if quick else (4, 8, 16, 32)) for row in _memory(levels, size, seed)]
-    ours_at_1 = [row for row in continuous if row["codec"] == "ours" and row["source"] == "Gaussian" and row["point"] == 1]
+    ours_at_1 = [
+        row for row in continuous if row["codec"] == "ours" and row["source"] == "Gaussian" and row["point"] == 1
+    ]
     met = [row for row in continuous if "ours_gap_db" in row]
     summary = {
         "discrete_gap": max(row["gap"] for row in discrete),

@@ -63,7 +63,7 @@ def measure(seed: int, quick: bool, say: Say) -> Measured:
     """Frames of all sizes under all priors, then frames that get lost."""
     sizes = (1, 16, 256, 1024) if quick else SIZES
     n_messages = 4096 if quick else 1 << 18
-    rows = []
+    rows: list[Row] = []
     for usage, shares in usages().items():
         say(f"{usage} prior")
         for n in sizes:
@@ -72,7 +72,9 @@ def measure(seed: int, quick: bool, say: Say) -> Measured:
             rows.append(_frames(usage, shares, n, n_frames, draw))
     say("frames that get lost")
     lossy = [
-        _loss(kind, refresh, loss, 100 if quick else 20_000, seed) for kind, refresh in REMEDIES for loss in (0.0, *LOSSES)
+        _loss(kind, refresh, loss, 100 if quick else 20_000, seed)
+        for kind, refresh in REMEDIES
+        for loss in (0.0, *LOSSES)
     ]
     long = [row for row in rows if row["n_messages"] >= LONG]
     summary = {

@@ -372,7 +372,10 @@ def _calibrate(argv: list[str]) -> int:
         from commlib.plugins import load_object
 
         world = make_world(config.world)
-        made = compress_agent(load_object(known.source), world, complete(config, world.spec))
+        try:
+            made = compress_agent(load_object(known.source), world, complete(config, world.spec))
+        finally:
+            world.close()
     made.save(known.out, "commlib calibrate " + " ".join(argv))
     _write_json(known.json, made.to_json())
     for index, point in enumerate(made.points):

@@ -17,7 +17,7 @@ import torch
 
 from commlib.agent import Agent
 from commlib.codec import Codes
-from commlib.codecs.fit import ENOUGH, HELD_OUT, Fit, Settings, checked, fit_codec
+from commlib.codecs.fit import ENOUGH, HELD_OUT, Fit, Settings, checked, curve, fit_codec, unseen_of
 from commlib.codecs.frozen import TableCodec
 from commlib.codecs.prior import fit_prior
 from commlib.codecs.store import save_codec
@@ -26,7 +26,7 @@ from commlib.errors import CodecError
 from commlib.experiments.calibrate import rehearse
 from commlib.experiments.model import Calibration, Model, Rung
 from commlib.experiments.run import fit_to_agents, graph_of, lossless_team, probe_width
-from commlib.world import World
+from commlib.world import World, for_evaluation
 
 SHARES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.2)
 """Rate weights to try on recorded vectors, as shares of their variance per bit."""
@@ -55,6 +55,7 @@ class Compressed:
 
     Attributes:
         codec: the codec at the chosen point.
+        calibration: what this codec does at every rate weight, its label when it is stored.
         points: the curve; for agents the first is what they do over a lossless channel (float32).
         chosen: the index of the point in use.
         n_messages: how many messages the codec was fitted to.
@@ -62,6 +63,7 @@ class Compressed:
     """
 
     codec: TableCodec
+    calibration: Calibration
     points: tuple[Point, ...]
     chosen: int
     n_messages: int
@@ -81,17 +83,7 @@ class Compressed:
 
     def save(self, folder: Path, made_by: str) -> None:
         """Write the codec; `commlib.load_codec` reads it."""
-        rungs = tuple(
-            Rung(
-                p.rate_weight,
-                p.success,
-                -p.distortion if p.distortion is not None else p.return_ or 0.0,
-                p.bits,
-                p.bits,
-            )
-            for p in self.points
-        )
-        save_codec(self.codec, folder, Calibration(rungs, self.chosen).to_json(), made_by)
+        save_codec(self.codec, folder, self.calibration.to_json(), made_by)
 
 
 def read_vectors(path: Path) -> np.ndarray[Any, Any]:
@@ -138,7 +130,11 @@ def compress_vectors(
             f"the least is {least:.2%}; take a larger --codebook-size or another --codec"
         )
     chosen = min(good, key=lambda i: points[i].bits) if good else 0
-    return Compressed(fits[chosen].codec, points, chosen, fits[chosen].n_messages, fits[chosen].has_enough)
+    fit = fits[chosen]
+    weights = [share * variance for share in SHARES]
+    told = zip(weights, curve(fit.codec, unseen_of(streams), weights), strict=True)
+    rungs = tuple(Rung(weight, None, -error / variance, bits, bits) for weight, (bits, error) in told)
+    return Compressed(fit.codec, Calibration(rungs, chosen), points, chosen, fit.n_messages, fit.has_enough)
 
 
 def compress_agent(agent: Callable[[int], Agent], world: World, config: RunConfig) -> Compressed:
@@ -155,14 +151,19 @@ def _of_model(model: Model, lossless: Model, world: World, config: RunConfig) ->
     weights = [rung.rate_weight for rung in model.calibration.rungs] or [0.0]
     chosen = model.calibration.chosen
     generator = torch.Generator().manual_seed(config.seed + 2)
-    whole, rungs, contexts, codes = rehearse(model, lossless, world, config, weights, weights[chosen], generator)
+    whole, rungs, contexts, codes = rehearse(
+        model, lossless, for_evaluation(world), config, weights, weights[chosen], generator
+    )
     points = [Point(0.0, r.bits_per_agent_step, None, r.success, r.return_) for r in (whole,)]
     points += [Point(w, r.bits_per_agent_step, None, r.success, r.return_) for w, r in zip(weights, rungs, strict=True)]
-    return Compressed(model.codec, tuple(points), 1 + chosen, len(codes), has_enough(model.codec, contexts, codes))
+    enough = has_enough(model.codec, contexts, codes)
+    return Compressed(model.codec, model.calibration, tuple(points), 1 + chosen, len(codes), enough)
 
 
 def has_enough(codec: TableCodec, contexts: Codes, codes: Codes) -> bool:
     """Whether the second half of the messages hardly lowers the rate of the last ones, which neither was counted from."""
+    mixed = np.random.default_rng(0).permutation(len(codes))  # recorded round by round: the last are no fair sample
+    contexts, codes = contexts[mixed], codes[mixed]
     n_judges = int(HELD_OUT * len(codes))
     if n_judges < 1 or len(codes) - n_judges < 4:
         return False

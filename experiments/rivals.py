@@ -82,7 +82,7 @@ def trained(rival: Rival, vectors: Vectors, effort: Effort, seed: int) -> Callab
 
 
 def _batches(x: Tensor) -> list[Tensor]:
-    return list(x[torch.randperm(len(x))].split(BATCH))
+    return list(torch.split(x[torch.randperm(len(x))], BATCH))
 
 
 def _averaged(rival: Rival, x: Tensor, decay: float, effort: Effort) -> nn.Module:
@@ -122,7 +122,9 @@ class _Between(nn.Module):
 def _map(n_in: int, n_out: int, hidden: int) -> nn.Module:
     if not hidden:
         return nn.Linear(n_in, n_out)
-    return nn.Sequential(nn.Linear(n_in, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, n_out))
+    return nn.Sequential(
+        nn.Linear(n_in, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, n_out)
+    )
 
 
 def _descended(rival: Rival, x: Tensor, hidden: int, effort: Effort) -> nn.Module:
@@ -156,7 +158,7 @@ def _descended(rival: Rival, x: Tensor, hidden: int, effort: Effort) -> nn.Modul
 
 def _told(rival: Rival, module: nn.Module, vectors: Vectors) -> Told:
     with torch.no_grad():
-        parts = [_told_some(rival, module, part) for part in torch.from_numpy(vectors).split(8 * BATCH)]
+        parts = [_told_some(rival, module, part) for part in torch.split(torch.from_numpy(vectors), 8 * BATCH)]
     return Told(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 

@@ -24,8 +24,9 @@ Floats = NDArray[np.float64]
 
 def zipf(alphabet: int) -> Floats:
     """Zipf's law with exponent 1, [K]."""
-    shares = 1.0 / np.arange(1, alphabet + 1)
-    return shares / shares.sum()
+    shares: Floats = 1.0 / np.arange(1, alphabet + 1)
+    shares /= shares.sum()
+    return shares
 
 
 def entropy(shares: Floats) -> float:
@@ -115,9 +116,7 @@ def even_blahut_arimoto(
     return _point(shares, kernel, weighted, slope, tolerance, n_rounds)
 
 
-def _point(
-    shares: Floats, kernel: Floats, weighted: Floats, slope: float, tolerance: float, n_rounds: int
-) -> Point:
+def _point(shares: Floats, kernel: Floats, weighted: Floats, slope: float, tolerance: float, n_rounds: int) -> Point:
     """Iterate on the kernel exp(-slope d), [M, M'], which is `weighted` by d for the distortion at the end."""
     said = np.full(kernel.shape[1], 1.0 / kernel.shape[1])
     for _ in range(n_rounds):
@@ -140,12 +139,14 @@ class NumberSource:
 
     def draw(self, n: int, width: int, generator: np.random.Generator) -> Vectors:
         """Numbers [n, width]."""
-        if self.name == "Gaussian":
-            return generator.normal(size=(n, width)).astype(np.float32)
         if self.name == "Laplace":
-            return (generator.laplace(size=(n, width)) / np.sqrt(2)).astype(np.float32)
-        there = generator.random((n, width)) < self.p
-        return (there * generator.normal(size=(n, width)) / np.sqrt(self.p)).astype(np.float32)
+            numbers = generator.laplace(scale=np.sqrt(0.5), size=(n, width))
+        elif self.name == "sparse":
+            there = generator.random((n, width)) < self.p
+            numbers = there * generator.normal(scale=1 / np.sqrt(self.p), size=(n, width))
+        else:
+            numbers = generator.normal(size=(n, width))
+        return numbers.astype(np.float32)
 
     def on_grid(self, n_points: int = 601) -> tuple[Floats, Floats]:
         """Points from 0 up [M], and the shares of the source's absolute value [M]."""
@@ -169,8 +170,9 @@ class NumberSource:
         points, shares = self.on_grid()
         slopes = np.geomspace(0.6, 30.0, 25) if self.name == "Laplace" else np.geomspace(0.6, 300.0, 30)
         found = sorted(even_blahut_arimoto(points, shares, slope) for slope in slopes)
-        rates, distortions = zip(*found, strict=True)
-        return RateDistortion(np.array([0.0, *rates]), np.array([1.0, *distortions]))
+        return RateDistortion(
+            np.array([0.0, *(point.rate for point in found)]), np.array([1.0, *(point.distortion for point in found)])
+        )
 
 
 @dataclass(frozen=True)
@@ -197,9 +199,7 @@ class RateDistortion:
         return float(10 * np.log10(distortion / self.distortion(rate)))
 
 
-def autoregressive(
-    n_links: int, n_rounds: int, width: int, memory: float, generator: np.random.Generator
-) -> Vectors:
+def autoregressive(n_links: int, n_rounds: int, width: int, memory: float, generator: np.random.Generator) -> Vectors:
     """Streams [L, T, D] of independent AR(1) numbers of variance 1: x = memory x before + sqrt(1 - memory^2) noise."""
     streams = generator.normal(size=(n_links, n_rounds, width))
     for t in range(1, n_rounds):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from commlib.codecs.fit import Settings, fit_codec
+from commlib.codecs.fit import Settings, curve, fit_codec
 from commlib.codecs.store import load_codec, read_header, save_codec
 from commlib.codecs.words import ZOO
 from commlib.config import read_yaml
@@ -19,9 +19,10 @@ from commlib.errors import ConfigError
 from commlib.records import RunFolder
 
 GAUSSIAN_MESSAGES = 40_000
-WEIGHTS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.6)
-"""Rate weights, in variances per bit, of the curve in the label of a Gaussian codec."""
-CHOSEN = 3
+WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4)
+"""Rate weights, in variances per bit, of the curve in the label of a Gaussian codec: bits per message, and as `return_`
+the negative squared error per float."""
+FITTED_AT = 0.2
 
 
 def from_run(run: Path, name: str) -> Path:
@@ -35,16 +36,17 @@ def from_run(run: Path, name: str) -> Path:
 
 def gaussian(width: int, seed: int = 0) -> Path:
     """A trellis codec for independent Gaussian floats, and its rate curve on messages that it was not fitted to."""
-    messages = np.random.default_rng(seed).standard_normal((GAUSSIAN_MESSAGES, width)).astype(np.float32)
-    rungs, fits = [], []
-    for weight in WEIGHTS:
-        fit = fit_codec(messages, Settings("trellis", 64, rate_weight=weight, step=_step(weight)), seed)
-        rung = {"rate_weight": weight, "success": None, "return_": -fit.distortion / width}
-        rungs.append(rung | {"bits_per_agent_step": fit.bits, "bits_per_agent_episode": fit.bits})
-        fits.append(fit)
-    calibration = {"rungs": rungs, "chosen": CHOSEN, "n_steps": 0}
-    made_by = "python -m commlib.experiments.zoo gaussian"
-    save_codec(fits[CHOSEN].codec, ZOO / f"gaussian-{width}", calibration, made_by)
+    draw = np.random.default_rng(seed)
+    messages = draw.standard_normal((GAUSSIAN_MESSAGES, width)).astype(np.float32)
+    codec = fit_codec(messages, Settings("trellis", 64, rate_weight=FITTED_AT, step=_step(FITTED_AT)), seed).codec
+    unseen = draw.standard_normal((GAUSSIAN_MESSAGES // 4, 1, width)).astype(np.float32)
+    rungs = [
+        {"rate_weight": weight, "success": None, "return_": -error / width}
+        | {"bits_per_agent_step": bits, "bits_per_agent_episode": bits}
+        for weight, (bits, error) in zip(WEIGHTS, curve(codec, unseen, WEIGHTS), strict=True)
+    ]
+    calibration = {"rungs": rungs, "chosen": WEIGHTS.index(FITTED_AT), "n_steps": 0}
+    save_codec(codec, ZOO / f"gaussian-{width}", calibration, "python -m commlib.experiments.zoo gaussian")
     return ZOO / f"gaussian-{width}"
 
 

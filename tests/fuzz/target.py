@@ -87,7 +87,7 @@ def one_input(data: bytes) -> bool:
         if way == 0:
             unpack_greeting(rest)
         elif way == 1:
-            unpack_note(rest, RUN, 3, 0, 1)
+            unpack_note(rest, RUN, 3, 0, 1, 3)
         elif way == 2:
             ear_of(index).read(3, rest, np.ones(N_WORLDS, bool))
         elif way == 3:

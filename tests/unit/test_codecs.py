@@ -44,6 +44,21 @@ def fitted(name):
     return codec
 
 
+@pytest.mark.parametrize("name", MAKERS)
+def test_training_under_a_price_chooses_what_the_wire_does(name):
+    codec, x = fitted(name).eval(), messages(300, 6, seed=8)
+    frozen = codec.freeze()
+    context = used(frozen, messages(300, 6, seed=9).numpy())
+    weight = 0.05 * float(x.var(0).sum())
+    said = codec(x, torch.from_numpy(context), weight)
+    assert np.array_equal(said.codes.numpy(), frozen.choose(x.numpy(), context, weight))
+    assert np.allclose(said.z.numpy(), frozen.embed(said.codes.numpy(), context), atol=1e-5)
+    nearest = frozen.estimate_bits(frozen.choose(x.numpy(), context), context).mean()
+    assert said.rate_bits.mean() <= nearest + 1e-3
+    if frozen.quantiser.is_searchable:
+        assert said.rate_bits.mean() < 0.998 * nearest, "a price that moves nothing shows nothing"
+
+
 def used(frozen, vectors):
     """Contexts of links on which these vectors were delivered first."""
     fresh = fresh_context(len(vectors), frozen.n_positions)

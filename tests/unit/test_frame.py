@@ -120,7 +120,8 @@ def test_another_run_is_refused_by_name():
 def read(data, frame=FRAME, n_heard=None, **changes):
     """A note, read by one who expects `frame` with these changes."""
     who = frame._replace(**changes)
-    return unpack_note(data, who.run, who.round, who.trunk, frame.n_earlier if n_heard is None else n_heard)
+    n_heard = frame.n_earlier if n_heard is None else n_heard
+    return unpack_note(data, who.run, who.round, who.trunk, n_heard, n_heard + 127)
 
 
 @pytest.mark.parametrize("frame", FRAMES)

@@ -82,6 +82,13 @@ def test_a_stream_of_many_rows_comes_back():
     assert heard.tolist() == said.tolist()
 
 
+def test_a_stream_of_no_messages_is_one_that_comes_back():
+    models = entropy.TableModels(to_integers(np.ones((2, 1, 4))))
+    none = np.zeros((0, 2), np.int64)
+    data = entropy.encode(none, none, models)
+    assert entropy.decode(data, 0, 2, lambda position, known: none[:, position], models).shape == (0, 2)
+
+
 def test_nearest_is_nearest_for_one_message_and_for_many():
     quantiser = codec("none").quantiser
     vectors = dice(4).normal(size=(200, 4)).astype(np.float32)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from commlib.codec import fresh_context, next_context
-from commlib.codecs.frozen import CodebookQuantiser, GridQuantiser, TableCodec
+from commlib.codecs.frozen import GridQuantiser, TableCodec
 from commlib.codecs.prior import Prior, fit_prior, fit_prior_report, uniform_prior
 from commlib.codecs.rate import RateTable, fresh_like
 from commlib.codecs.rows import KINDS, grid_of
@@ -167,28 +167,6 @@ def test_training_charges_what_the_wire_estimates(kind, n_ages):
     assert np.allclose(bits.numpy(), prior.estimate_bits(codes, context), atol=1e-4)
     batch = table(torch.from_numpy(codes).view(40, 100, 2), torch.from_numpy(context).view(40, 100, 3))
     assert torch.equal(batch.flatten(), bits), "any number of leading dimensions"
-
-
-@pytest.mark.parametrize("n_ages", [1, 3])
-@pytest.mark.parametrize("kind", KINDS)
-def test_training_chooses_as_the_wire_does(kind, n_ages):
-    """Each position in turn, on a grid of 2 numbers; and with one position, on a codebook."""
-    numbers = np.random.default_rng(0)
-    context, _ = chains(seed=2, n_rounds=8)
-    vectors = numbers.uniform(0, K - 1, (len(context), 2)).astype(np.float32)
-    moved = 0
-    for n_positions, quantiser in ((2, None), (1, CodebookQuantiser(np.arange(K, dtype=np.float32)[:, None]))):
-        prior = fitted(kind, n_ages, n_positions=n_positions)
-        codec = TableCodec("book", quantiser, prior) if quantiser else grid(prior)
-        x, past = vectors[:, :n_positions], np.delete(context, 1, 1) if n_positions == 1 else context
-        table = RateTable(n_positions, K, kind, n_ages)
-        table.set_prior(prior)
-        distortions = torch.from_numpy(np.square(x[:, :, None] - np.arange(K, dtype=np.float32)))
-        for weight in (0.0, 0.1, 1.0):
-            wire, trained = codec.choose(x, past, weight), table.choose(distortions, torch.from_numpy(past), weight)
-            assert (wire == trained.numpy()).all(-1).mean() > 0.995, "but for the rounding of float32"
-            moved += int((wire != codec.choose(x, past)).sum())
-    assert moved > 100, "the price moved nothing; the test shows nothing"
 
 
 def test_training_without_a_context_is_on_a_fresh_link():

@@ -44,10 +44,11 @@ def test_the_zoo_is_small_and_what_its_labels_say():
     codec = load_codec("zoo:gaussian-8")
     x = np.random.default_rng(11).standard_normal((4000, 8)).astype(np.float32)
     label = json.loads((ZOO / "gaussian-8" / "codec.json").read_text())["calibration"]
-    rung = label["rungs"][label["chosen"]]
-    error = np.square(codec.decode_many(codec.encode_many(x), 4000) - x).mean()
-    assert error == pytest.approx(-rung["return_"], rel=0.05)
-    assert 8 * len(codec.encode_many(x)) / 4000 == pytest.approx(rung["bits_per_agent_episode"], rel=0.05)
+    assert codec.rate_weight == label["rungs"][label["chosen"]]["rate_weight"]
+    for rung in label["rungs"]:
+        data = codec.encode_many(x, rung["rate_weight"])
+        assert np.square(codec.decode_many(data, 4000) - x).mean() == pytest.approx(-rung["return_"], rel=0.05)
+        assert 8 * len(data) / 4000 == pytest.approx(rung["bits_per_agent_episode"], rel=0.05)
 
 
 def test_a_link_says_nothing_where_all_is_as_expected():
