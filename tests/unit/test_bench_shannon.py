@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from commlib.experiments.bench_shannon import _QUICK, ALPHABET, Ours, _discrete, _memory, _next_weight, discrete_sources
+from commlib.experiments.bench_shannon import (
+    _QUICK,
+    ALPHABET,
+    Ours,
+    _discrete,
+    _memory,
+    _next_weight,
+    discrete_sources,
+    is_beaten,
+)
 from commlib.experiments.sources import NumberSource
 
 
@@ -23,6 +32,21 @@ def test_ours_comes_close_to_the_rate_that_is_asked_for():
     assert reached.rate == pytest.approx(0.8, rel=0.12), "within what so few vectors allow"
     assert 0 < reached.gap_db < 6
     assert ours.at(0.8) == reached
+
+
+@pytest.mark.parametrize(
+    ("rate", "distortion", "gap_db", "beaten"),
+    [
+        (1.01, 0.3, 1.0, True),
+        (1.01, 0.3, 1.5, False),
+        (0.9, 0.35, 1.0, True),
+        (0.9, 0.45, 1.0, False),
+        (1.2, 0.1, 0.1, False),
+    ],
+)
+def test_a_rival_is_beaten_at_its_own_rate_or_below_it_in_both(rate, distortion, gap_db, beaten):
+    row = {"rate": 1.0, "distortion": 0.4, "gap_db": 1.2}
+    assert is_beaten({**row, "ours_rate": rate, "ours_distortion": distortion, "ours_gap_db": gap_db}) == beaten
 
 
 def test_a_weight_follows_the_rate():
