@@ -478,7 +478,7 @@ def _doctor(argv: list[str]) -> int:
 
 def _bench(argv: list[str]) -> int:
     parser = _Parser("commlib bench", description="Measure one thing on this machine, side by side with its rivals.")
-    parser.add_argument("name", metavar="NAME", help="codec, wire or shannon")
+    parser.add_argument("name", metavar="NAME", help="codec, wire, shannon or collapse")
     parser.add_argument("--plot", metavar="FILE.png", type=_png_file, help="draw the figure into this file")
     parser.add_argument("--quick", action="store_true", help="little of everything, in seconds: a try, no measurement")
     parser.add_argument("--seed", type=int, default=0)
@@ -517,7 +517,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "report": ("table, figures and one self-contained HTML page", _report),
     "audit": ("reconcile a run's books; exit 1 on any difference", _audit),
     "verify": ("check that hosts compute what the learner computes", _verify),
-    "bench": ("measure one thing, side by side with its rivals: codec, wire, shannon", _bench),
+    "bench": ("measure one thing, side by side with its rivals: codec, wire, shannon, collapse", _bench),
     "list": ("worlds, codecs, topologies, methods or runs", _list),
     "doctor": ("check this machine, or your own agent, codec or world", _doctor),
 }
