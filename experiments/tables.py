@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from commlib.errors import ConfigError
-from commlib.records import Result
+from commlib.records import Estimate, Result
 
 HEAD = (
     "| run | success % (95 %) | return | estimate | payload | wire | estimate per episode | training | steps/s of one core |\n"
@@ -38,9 +38,7 @@ def row(path: Path) -> str:
     )
     cells = [
         f"[{path.stem}]({path.parent.name}/{path.name})",
-        "-"
-        if success.mean is None
-        else f"{100 * success.mean:.1f} ({100 * success.ci95[0]:.1f}-{100 * success.ci95[1]:.1f})",
+        _share(success),
         f"{result.return_.mean:.3f}",
         *(f"{bits:.3f}" for bits in (step.estimate, step.payload, step.wire)),
         f"{episode.estimate:.2f}",
@@ -48,6 +46,13 @@ def row(path: Path) -> str:
         "-" if speed is None else f"{speed:,.0f}",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _share(success: Estimate) -> str:
+    if success.mean is None or success.ci95 is None:
+        return "-"
+    low, high = success.ci95
+    return f"{100 * success.mean:.1f} ({100 * low:.1f}-{100 * high:.1f})"
 
 
 def _number(data: dict[str, Any], *keys: str) -> float | None:
