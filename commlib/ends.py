@@ -69,8 +69,6 @@ class End:
         context = next_context(self.context(alive), codes)
         self._past[:, alive] = context.reshape(len(self._past), -1, context.shape[-1])
         self._age += 1
-        if self.is_refreshed:
-            self.n_frames = 0  # what was lost before no longer matters
 
 
 class Letter(NamedTuple):

@@ -134,4 +134,4 @@ def test_old_bytes_are_still_understood(name):
     run = run_id(codec.digest, repr(PLAN))
     assert is_greeting(greeting), LAW
     assert unpack_greeting(greeting)[:4] == (run, 0, 0, 0), LAW
-    assert unpack_note(note, run, 1, 0, n_heard=1).n_earlier == 1, LAW
+    assert unpack_note(note, run, 1, 0, n_heard=1, n_rounds=1).n_earlier == 1, LAW

@@ -88,7 +88,7 @@ def test_a_dear_bit_makes_messages_shorter_and_coarser():
         (lambda c: c.encode([np.nan] * 6), "NaN or infinity"),
         (lambda c: c.encode_many(np.zeros((2, 5), np.float32)), r"messages must be \[n, 6\]"),
         (lambda c: c.decode(b"x" * 99), "payload bytes|packed bytes"),
-        (lambda c: load_codec("zoo:lion"), "the zoo has no codec 'lion'; there are gaussian-16"),
+        (lambda c: load_codec("zoo:lion"), "the zoo has no codec 'lion'; there are digits, gaussian-16"),
         (lambda c: load_codec("nowhere"), "is missing"),
     ],
 )
