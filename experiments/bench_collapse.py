@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 N_SYMBOLS, WIDTH, CODEBOOK_SIZE, HIDDEN, BATCH = 64, 16, 64, 64, 256
 ENOUGH = 0.8
 """A codebook has not collapsed if it uses this share of the codes that the source needs."""
-TARGETS = {"least_used_share": Target(at_least=ENOUGH)}
+TARGETS = {"least_used_share": Target(at_least=ENOUGH), "n_collapsed": Target(at_most=0)}
 
 
 class _Size(NamedTuple):

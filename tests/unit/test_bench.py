@@ -52,7 +52,7 @@ def test_a_target_is_reached_or_missed(target, good, bad):
 def test_an_unknown_bench_names_its_nearest_neighbour():
     with pytest.raises(ConfigError, match="no bench is called 'codek'; did you mean 'codec'?"):
         find("codek")
-    with pytest.raises(ConfigError, match="there are codec, wire, shannon"):
+    with pytest.raises(ConfigError, match="there are codec, wire, collapse, shannon"):
         find("xyzzy")
 
 

@@ -66,7 +66,10 @@ WRONG = {
     "list unknown": (["list", "things"], "invalid choice: 'things'"),
     "bench nothing": (["bench"], "the following arguments are required: NAME"),
     "unknown bench": (["bench", "shanon"], "no bench is called 'shanon'; did you mean 'shannon'?"),
-    "unknown bench, nothing near": (["bench", "xyzzy"], "no bench is called 'xyzzy'; there are codec, wire, shannon"),
+    "unknown bench, nothing near": (
+        ["bench", "xyzzy"],
+        "no bench is called 'xyzzy'; there are codec, wire, collapse, shannon",
+    ),
     "figure of another kind": (["bench", "wire", "--plot", "wire.pdf"], "wire.pdf is no .png file"),
     "figure in no folder": (["bench", "wire", "--plot", "no/wire.png"], "the folder of no/wire.png does not exist"),
     "demo on something else": (["demo", "--runtime", "gpu"], "invalid choice: 'gpu'"),
