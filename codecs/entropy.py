@@ -11,7 +11,7 @@ fixed-point tables are the same on every IEEE machine.
 Shapes: n messages, P positions, R rows, S symbols.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import constriction
@@ -35,20 +35,16 @@ _END = (1 << 136) - 1
 _NO_FLAG = np.zeros(1, np.int32)
 
 
-class TableModels:
-    """The coder's models of a table [P, R, S] of integer frequencies, each built when it is first used."""
+class RowModels(dict[int, object]):
+    """The coder's models of a position's rows [R, S] of integer frequencies, each built when it is first used."""
 
     def __init__(self, table: NDArray[np.uint32]) -> None:
+        super().__init__()
         self._table = table
-        self._models: dict[tuple[int, int], object] = {}
 
-    def __call__(self, position: int, row: int) -> object:
-        """The model of symbol `position` in context row `row`."""
-        model = self._models.get((position, row))
-        if model is None:
-            probabilities = self._table[position, row].astype(np.float64) / TABLE_TOTAL
-            model = constriction.stream.model.Categorical(probabilities, perfect=False)
-            self._models[position, row] = model
+    def __missing__(self, row: int) -> object:
+        probabilities = self._table[row].astype(np.float64) / TABLE_TOTAL
+        model = self[row] = constriction.stream.model.Categorical(probabilities, perfect=False)
         return model
 
 
@@ -69,25 +65,27 @@ def _grouped(column: Int) -> _Groups:
     n = len(column)
     if n == 0:
         return _Groups(slice(None), [])
-    if n == 1 or (column == column[0]).all():
-        return _Groups(slice(None), [(int(column[0]), 0, n)])
+    if n == 1:
+        return _Groups(slice(None), [(int(column[0]), 0, 1)])
     count = np.bincount(column)
-    rows = np.flatnonzero(count)
-    ends = np.cumsum(count[rows]).tolist()
+    rows = count.nonzero()[0]
+    if len(rows) == 1:
+        return _Groups(slice(None), [(int(rows[0]), 0, n)])
+    ends = count[rows].cumsum().tolist()
     order = (column.astype(np.uint16) if len(count) <= 1 << 16 else column).argsort(kind="stable")
     return _Groups(order, list(zip(rows.tolist(), [0, *ends[:-1]], ends, strict=True)))
 
 
-def encode(symbols: Int, rows: Int, models: TableModels) -> bytes:
+def encode(symbols: Int, rows: Int, models: Sequence[RowModels]) -> bytes:
     """Symbols [n, P] under the models of their rows [n, P], range-coded, position by position."""
     coder = constriction.stream.queue.RangeEncoder()
     coder.encode(_NO_FLAG, _FLAG)
     said = symbols.astype(np.int32)
     for position in range(symbols.shape[1]):
         order, runs = _grouped(rows[:, position])
-        column = said[:, position][order]
+        column, model = said[:, position][order], models[position]
         for row, start, end in runs:
-            coder.encode(column[start:end], models(position, row))
+            coder.encode(column[start:end], model[row])
     n_words, (lower, width) = coder.pos()
     sealed = coder.get_compressed()
     return _shortest(sealed, n_words, lower, width)
@@ -115,7 +113,7 @@ def _shortest(sealed: NDArray[np.uint32], n_words: int, lower: int, width: int) 
 
 
 def decode(
-    payload: bytes, n_messages: int, n_positions: int, row_of: Callable[[int, Int], Int], models: TableModels
+    payload: bytes, n_messages: int, n_positions: int, row_of: Callable[[int, Int], Int], models: Sequence[RowModels]
 ) -> Int:
     """The symbols [n, P] of a range-coded stream.
 
@@ -124,7 +122,7 @@ def decode(
         n_messages: n.
         n_positions: P.
         row_of: gives the rows [n] of a position once all symbols before it are known.
-        models: the coder's models.
+        models: the coder's models of each position.
 
     Raises:
         CodecError: these bytes are no stream of n messages.
@@ -139,7 +137,8 @@ def decode(
         coder.decode(_FLAG, 1)
         for position in range(n_positions):
             order, runs = _grouped(row_of(position, symbols))
-            column = [coder.decode(models(position, row), end - start) for row, start, end in runs]
+            model = models[position]
+            column = [coder.decode(model[row], end - start) for row, start, end in runs]
             if column:
                 symbols[:, position][order] = np.concatenate(column) if len(column) > 1 else column[0]
     except (AssertionError, ValueError) as error:

@@ -22,7 +22,7 @@ from scipy.cluster.vq import kmeans2
 
 from commlib.codec import Codes, Vectors, fresh_context, next_context
 from commlib.codecs.frozen import ByteQuantiser, CodebookQuantiser, GridQuantiser, Quantiser, TableCodec
-from commlib.codecs.prior import fit_prior, uniform_prior
+from commlib.codecs.prior import best_prior, uniform_prior
 from commlib.codecs.residual import ResidualQuantiser
 from commlib.codecs.trellis import TrellisQuantiser, even_trellis
 from commlib.errors import CodecError, ConfigError
@@ -107,7 +107,8 @@ class Settings:
         name: one of `NAMES`.
         codebook_size: K of vq and rvq; levels of trellis.
         n_stages: P of rvq.
-        context: what the prior knows (`commlib.codecs.rows.KINDS`); None: what suits the codec.
+        context: what the prior knows (`commlib.codecs.rows.KINDS`); None: what suits the codec, or, where that is the
+            past, whichever of it, nothing, and "the same again" has the least held-out rate.
         n_ages: ages of a link that the prior tells apart.
         rate_weight: squared distortion per bit that the fit trades at.
         step: of trellis, in standard deviations of each float; None: what suits the rate weight.
@@ -128,10 +129,12 @@ class Settings:
             raise ConfigError(f"no codec called {self.name!r} can be fitted to messages; there are {', '.join(NAMES)}")
 
     @property
-    def kind(self) -> str:
-        """What the prior knows."""
-        natural = {"vq": "previous", "rvq": "staged", "int8": "previous", "trellis": "trellis"}
-        return self.context or natural.get(self.name, "none")
+    def kinds(self) -> tuple[str, ...]:
+        """What the prior may know; the first is the codec's natural way."""
+        if self.context:
+            return (self.context,)
+        natural = {"vq": "previous", "rvq": "staged", "int8": "previous", "trellis": "trellis"}.get(self.name, "none")
+        return (natural, "none", "held") if natural in ("previous", "staged") else (natural,)
 
 
 def encode_stream(codec: TableCodec, messages: Vectors, rate_weight: float) -> tuple[Codes, Codes]:
@@ -199,17 +202,21 @@ def fit_codec(messages: object, settings: Settings | None = None, seed: int = 0)
     flat = seen.reshape(-1, streams.shape[2])
     draw = np.random.default_rng(seed)
     quantiser = _first_quantiser(flat[draw.permutation(len(flat))[:FIT_MESSAGES]], settings, seed)
-    prior = uniform_prior(quantiser.n_positions, quantiser.alphabet, settings.kind, settings.n_ages)
+    prior = uniform_prior(quantiser.n_positions, quantiser.alphabet, settings.kinds[0], settings.n_ages)
     codec = TableCodec(settings.name, quantiser, prior)
     codes, contexts = encode_stream(codec, seen, 0.0)
-    codec = _counted(codec, codes, contexts)
+    codec = _counted(codec, codes, contexts, settings.kinds)
     for _ in range(settings.n_rounds if settings.rate_weight or settings.codebook_size > LARGE else 0):
         codes, contexts = encode_stream(codec, seen, settings.rate_weight)
-        codec = _counted(replace(codec, quantiser=_refitted(codec.quantiser, codes, flat)), codes, contexts)
+        codec = _counted(
+            replace(codec, quantiser=_refitted(codec.quantiser, codes, flat)), codes, contexts, settings.kinds
+        )
     said, said_in = encode_stream(codec, unseen, settings.rate_weight)
     half = len(codes) // 2
     bits = float(codec.estimate_bits(said, said_in).mean())
-    bits_with_half = float(_counted(codec, codes[:half], contexts[:half]).estimate_bits(said, said_in).mean())
+    bits_with_half = float(
+        _counted(codec, codes[:half], contexts[:half], (codec.prior.kind,)).estimate_bits(said, said_in).mean()
+    )
     error = codec.embed(said, said_in) - unseen.reshape(-1, streams.shape[2])
     return Fit(
         codec,
@@ -232,9 +239,9 @@ def curve(codec: TableCodec, messages: Vectors, rate_weights: Sequence[float]) -
     return points
 
 
-def _counted(codec: TableCodec, codes: Codes, contexts: Codes) -> TableCodec:
+def _counted(codec: TableCodec, codes: Codes, contexts: Codes, kinds: Sequence[str]) -> TableCodec:
     prior = codec.prior
-    return replace(codec, prior=fit_prior(codes, contexts, prior.alphabet, prior.kind, prior.n_ages))
+    return replace(codec, prior=best_prior(codes, contexts, prior.alphabet, kinds, (prior.n_ages,)))
 
 
 def _first_quantiser(messages: Vectors, settings: Settings, seed: int) -> Quantiser:

@@ -1,13 +1,15 @@
 """`fsq`: finite scalar quantisation, a codebook without a codebook (Mentzer et al. 2023, arXiv:2309.15505).
 
-The quantiser is `FSQ` of vector-quantize-pytorch, composed. Its two linear maps are fitted to recorded messages by
-gradient descent on the squared error, and held still afterwards.
+The quantiser is `FSQ` of vector-quantize-pytorch, composed. Its two linear maps are parameters like any other in the
+user's own training loop, until they are fitted to recorded messages by gradient descent on the squared error; from then on
+they are held still.
 
 Shapes: B messages, D message width, P numbers, K levels.
 """
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from vector_quantize_pytorch import FSQ
 
 from commlib.codec import Quantized
@@ -32,6 +34,7 @@ class FSQCodec(nn.Module):
     """Finite scalar quantisation; the prior knows the last level of each number on the link."""
 
     name = "fsq"
+    is_fitted: Tensor
 
     def __init__(self, width: int, codebook_size: int = 64, context: str = "previous") -> None:
         super().__init__()
@@ -41,13 +44,14 @@ class FSQCodec(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.into, self.out = nn.Linear(width, n), nn.Linear(n, width)
-        self.requires_grad_(False)
         self.quantizer = FSQ(self.levels)
         self.rate = RateTable(n, max(self.levels), context)
+        self.register_buffer("is_fitted", torch.zeros((), dtype=torch.bool))
 
     def _pass(self, x: Tensor) -> Tensor:
-        heard: Tensor = self.out(self.quantizer(self.into(x)[None])[0][0])
-        return heard
+        maps = [self.into.weight, self.into.bias, self.out.weight, self.out.bias]
+        into, at, out, mean = (tensor.detach() for tensor in maps) if self.is_fitted else maps
+        return F.linear(self.quantizer(F.linear(x, into, at)[None])[0][0], out, mean)
 
     def forward(self, x: Tensor, context: Tensor | None = None, rate_weight: float = 0.0) -> Quantized:
         """The rounded message, float [B, D]; gradient through both maps, or straight through under a rate weight."""
@@ -63,16 +67,15 @@ class FSQCodec(nn.Module):
         _, size, axes = torch.linalg.svd(x - mean, full_matrices=False)
         kept = min(n, len(axes))
         scale = (size[:kept] / len(x) ** 0.5).clamp_min(1e-6)
-        self.into.weight.zero_()
-        self.out.weight.zero_()
-        self.into.weight[:kept] = axes[:kept] / scale[:, None]
-        self.into.bias.copy_(-self.into.weight @ mean)
-        self.out.weight[:, :kept] = axes[:kept].T * scale * 1.5
-        self.out.bias.copy_(mean)
-        maps = [*self.into.parameters(), *self.out.parameters()]
-        for parameter in maps:
-            parameter.requires_grad_(True)
-        adam = torch.optim.Adam(maps, FIT_RATE)
+        with torch.no_grad():
+            self.into.weight.zero_()
+            self.out.weight.zero_()
+            self.into.weight[:kept] = axes[:kept] / scale[:, None]
+            self.into.bias.copy_(-self.into.weight @ mean)
+            self.out.weight[:, :kept] = axes[:kept].T * scale * 1.5
+            self.out.bias.copy_(mean)
+        self.is_fitted.fill_(False)
+        adam = torch.optim.Adam([*self.into.parameters(), *self.out.parameters()], FIT_RATE)
         with torch.enable_grad():
             for step in range(FIT_STEPS):
                 adam.param_groups[0]["lr"] = FIT_RATE * (1 - step / FIT_STEPS)
@@ -80,7 +83,7 @@ class FSQCodec(nn.Module):
                 adam.zero_grad()
                 torch.autograd.backward((self._pass(batch) - batch).square().sum(-1).mean())
                 adam.step()
-        self.requires_grad_(False)
+        self.is_fitted.fill_(True)
 
     def set_prior(self, prior: Prior) -> None:
         """Charge by this prior from now on."""

@@ -31,9 +31,10 @@ class RateTable(nn.Module):
         return Prior(self.table.numpy().astype(np.uint32), self.kind, self.n_ages)
 
     def set_prior(self, prior: Prior) -> None:
-        """Charge by this prior from now on."""
-        self.table.copy_(torch.from_numpy(prior.table.astype(np.int64)))
-        self.bits.copy_(torch.from_numpy(prior.bits.astype(np.float32)))
+        """Charge by this prior from now on, whatever it knows."""
+        self.kind, self.n_ages = prior.kind, prior.n_ages
+        self.table = torch.from_numpy(prior.table.astype(np.int64))
+        self.bits = torch.from_numpy(prior.bits.astype(np.float32))
 
     def forward(self, codes: Tensor, context: Tensor | None) -> Tensor:
         """Bits of each message, float [B], for codes [B, P] in contexts [B, P + 1]; no context is a fresh link."""

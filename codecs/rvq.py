@@ -16,7 +16,7 @@ from commlib.codecs.frozen import TableCodec
 from commlib.codecs.prior import Prior
 from commlib.codecs.rate import RateTable
 from commlib.codecs.residual import ResidualQuantiser
-from commlib.codecs.through import straight_through, through_frozen
+from commlib.codecs.through import in_training, straight_through, through_frozen
 from commlib.errors import CodecError
 
 
@@ -24,18 +24,26 @@ class RVQCodec(nn.Module):
     """Residual vector quantisation; a stage's prior knows the stages before it and what was said last time."""
 
     name = "rvq"
-    codebooks: Tensor
+    is_fitted: Tensor
 
     def __init__(self, width: int, codebook_size: int = 16, n_stages: int = 2, context: str = "staged") -> None:
         super().__init__()
         self.width = width
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # the library draws first codebooks from torch's global generator
-            self.quantizer = ResidualVQ(dim=width, codebook_size=codebook_size, num_quantizers=n_stages)
+            self.quantizer = ResidualVQ(
+                dim=width,
+                codebook_size=codebook_size,
+                num_quantizers=n_stages,
+                commitment_weight=0.25,
+                decay=0.99,
+                threshold_ema_dead_code=2,
+            )
         first = self.quantizer.codebooks.detach().clone()
         first[1:, 0] = 0.0
         self._set(first)
         self.rate = RateTable(n_stages, codebook_size, context)
+        self.register_buffer("is_fitted", torch.zeros((), dtype=torch.bool))
 
     def _set(self, codebooks: Tensor) -> None:
         """Make these [P, K, D] the codebooks in use, running averages included."""
@@ -45,12 +53,25 @@ class RVQCodec(nn.Module):
             inner.embed_avg.data.copy_(codebook[None])
             inner.cluster_size.data.fill_(1.0)
 
+    def _keep_zero(self) -> None:
+        """Nothing to add stays the first code of every stage but the first, whatever the running averages say."""
+        for layer in self.quantizer.layers[1:]:
+            inner = layer._codebook
+            inner.embed.data[:, 0], inner.embed_avg.data[:, 0], inner.cluster_size.data[:, 0] = 0.0, 0.0, 1e6
+
     def forward(self, x: Tensor, context: Tensor | None = None, rate_weight: float = 0.0) -> Quantized:
-        """Stage by stage the nearest code of each message, float [B, D]; with a rate weight the best trade found."""
+        """Stage by stage the nearest code of each message, float [B, D]; with a rate weight the best trade found.
+
+        In training mode the codebooks follow the messages until they are fitted; reviving dead codes draws from torch's
+        global generator then, as the library does.
+        """
         if rate_weight > 0:
             return through_frozen(self, x, context, rate_weight)
-        self.quantizer.train()
-        z, codes, commitment = self.quantizer(x, freeze_codebook=True)
+        is_still = bool(self.is_fitted) or not self.training
+        with in_training(self.quantizer):
+            z, codes, commitment = self.quantizer(x, freeze_codebook=is_still)
+        if not is_still:
+            self._keep_zero()
         return Quantized(straight_through(z, x), codes, self.rate(codes, context), {"commitment": commitment.sum()})
 
     def fit(self, messages: Tensor, generator: torch.Generator) -> None:
@@ -61,6 +82,7 @@ class RVQCodec(nn.Module):
         seed = int(torch.randint(2**31, (1,), generator=generator))
         n_stages, n_codes, _ = self.quantizer.codebooks.shape
         self._set(torch.from_numpy(residual_codebooks(messages[pick].numpy(), n_stages, n_codes, seed)))
+        self.is_fitted.fill_(True)
 
     def set_prior(self, prior: Prior) -> None:
         """Charge by this prior from now on."""

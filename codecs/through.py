@@ -3,10 +3,12 @@
 Shapes: B messages, D message width, P positions.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from commlib.codec import FrozenCodec, Quantized
 from commlib.codecs.rate import RateTable, fresh_like
@@ -20,6 +22,17 @@ class Freezable(Protocol):
     def freeze(self) -> FrozenCodec:
         """The frozen edition as it stands now."""
         ...
+
+
+@contextmanager
+def in_training(module: nn.Module) -> Iterator[None]:
+    """The library's quantisers are straight-through in training mode alone; the mode is as before afterwards."""
+    was = module.training
+    module.train()
+    try:
+        yield
+    finally:
+        module.train(was)
 
 
 def straight_through(hard: Tensor, soft: Tensor) -> Tensor:

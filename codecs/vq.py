@@ -20,7 +20,7 @@ from commlib.codecs.fit import FIT_MESSAGES, kmeans
 from commlib.codecs.frozen import CodebookQuantiser, TableCodec
 from commlib.codecs.prior import Prior
 from commlib.codecs.rate import RateTable
-from commlib.codecs.through import through_frozen
+from commlib.codecs.through import in_training, through_frozen
 from commlib.errors import CodecError
 
 
@@ -56,8 +56,8 @@ class VQCodec(nn.Module):
         if rate_weight > 0:
             return through_frozen(self, x, context, rate_weight)
         is_still = bool(self.is_fitted) or not self.training
-        self.quantizer.train()
-        z, index, commitment = self.quantizer(x, freeze_codebook=is_still)
+        with in_training(self.quantizer):
+            z, index, commitment = self.quantizer(x, freeze_codebook=is_still)
         codes = index[..., None]
         return Quantized(z, codes, self.rate(codes, context), {"commitment": commitment.sum()})
 

@@ -67,6 +67,11 @@ class RunConfig(_Frozen):
     method: str = Field("ours", description="a recipe from `commlib list methods`")
     codec: str = Field("vq", description="vq, int8, float32, or package.module:Class")
     codebook_size: int = Field(64, ge=2, le=4096, description="codes of vq")
+    prior: Literal["natural", "best", "none", "previous", "staged", "held"] = Field(
+        "natural",
+        description="what both ends know before a code is said; best: whatever saves most on held-out messages",
+    )
+    ages: int = Field(1, ge=1, le=1024, description="rounds since the episode began that the prior tells apart")
     message_width: int = Field(16, ge=1, le=1024, description="floats per message")
     topology: str = Field("full", description="none, full, ring, chain or commformer")
     density: float = Field(0.4, gt=0, le=1, description="share of senders that commformer keeps")

@@ -16,6 +16,7 @@ observation width.
 from __future__ import annotations
 
 import copy
+import itertools
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -197,15 +198,15 @@ def _check_expected(frozen: FrozenCodec, context: Codes, name: str) -> None:
 
 
 def _check_price(frozen: FrozenCodec, vectors: NDArray[np.float32], context: Codes, name: str) -> None:
-    means = [
-        float(frozen.estimate_bits(_chosen(frozen, vectors, context, weight), context).mean())
-        for weight in _RATE_WEIGHTS
-    ]
-    for (low, cheap), (high, dear) in zip(
-        zip(_RATE_WEIGHTS, means, strict=True), list(zip(_RATE_WEIGHTS, means, strict=True))[1:], strict=False
-    ):
+    """A higher price buys fewer bits, or, where the search is not exhaustive, a better trade at that price."""
+    tried: list[tuple[float, float, float]] = []
+    for weight in _RATE_WEIGHTS:
+        codes = _chosen(frozen, vectors, context, weight)
+        apart = float(((frozen.embed(codes, context) - vectors) ** 2).sum(-1).mean())
+        tried.append((weight, float(frozen.estimate_bits(codes, context).mean()), apart))
+    for (low, cheap, far), (high, dear, near) in itertools.pairwise(tried):
         _law(
-            dear <= cheap * SEARCH_SLACK + 1e-9,
+            dear <= cheap * SEARCH_SLACK + 1e-9 or near + high * dear <= far + high * cheap,
             f"on {name} links choose takes {cheap:.3f} bits a message at rate_weight {low} and {dear:.3f} at {high}; "
             f"a higher price must not cost more bits",
         )

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
 
+import numpy as np
+
 from commlib.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -164,19 +166,21 @@ def race(
     n_laps: int,
     clock: Callable[[], float] = time.thread_time,
 ) -> dict[str, Laps]:
-    """Each lap lets every runner make `n_calls` calls, in turn; a call is told its number, so that it can vary its input.
+    """Each lap lets every runner make `n_calls` calls; a call is told its number, so that it can vary its input.
 
-    The garbage collector is off meanwhile. Numbers go on from lap to lap, so that no input comes twice.
+    The order is drawn anew for each lap: nobody always finds the caches as the same other one left them. The garbage
+    collector is off meanwhile. Numbers go on from lap to lap, so that no input comes twice.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runners}
-    names = list(runners)
+    names, order = list(runners), np.random.default_rng(0)
     was_on = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
         for lap in range(n_laps):
-            for name in names[lap % len(names) :] + names[: lap % len(names)]:
-                run, first = runners[name], lap * n_calls
+            for which in order.permutation(len(names)):
+                name, first = names[which], lap * n_calls
+                run = runners[name]
                 started = clock()
                 for number in range(first, first + n_calls):
                     run(number)

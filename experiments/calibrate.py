@@ -9,6 +9,7 @@ The rung in use is the cheapest whose success stays within the margin of the bes
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from commlib.agents.play import Books, Tally, play
 from commlib.agents.runtime import LocalRuntime
 from commlib.codec import Codes
 from commlib.codecs.frozen import TableCodec
-from commlib.codecs.prior import fit_prior
+from commlib.codecs.prior import best_prior
 from commlib.config import RunConfig, StagesConfig
 from commlib.experiments.model import Calibration, Model, Rung, furnish
 from commlib.ledger import Budget, Ledger
@@ -100,22 +101,47 @@ def rehearse(
     return rehearsal.measure(lossless, 0.0), rungs, contexts, codes
 
 
-def refit(model: Model, contexts: Codes, codes: Codes) -> Model:
+class Knowledge(NamedTuple):
+    """What the prior may know: a kind of `commlib.codecs.rows.KINDS`, "natural" or "best", and so many ages."""
+
+    prior: str = "natural"
+    ages: int = 1
+
+    def ways(self, codec: TableCodec) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """The kinds and the numbers of ages to choose from."""
+        if self.prior == "best":
+            natural, ages = codec.prior.kind, (1,) if self.ages == 1 else (1, self.ages)
+            return tuple(dict.fromkeys((natural, "none", "held"))) if codec.prior.knows_past else (natural,), ages
+        return (codec.prior.kind if self.prior == "natural" else self.prior,), (self.ages,)
+
+
+def refit(model: Model, contexts: Codes, codes: Codes, knowledge: Knowledge | None = None) -> Model:
     """The model with a prior counted from recorded messages; unchanged where the codec is not one of tables."""
     codec = model.codec
     if not isinstance(codec, TableCodec) or len(codes) < 2:
         return model
-    prior = fit_prior(codes, contexts, codec.prior.alphabet, codec.prior.kind, codec.prior.n_ages)
+    kinds, ages = knowledge.ways(codec) if knowledge else ((codec.prior.kind,), (codec.prior.n_ages,))
+    prior = best_prior(codes, contexts, codec.prior.alphabet, kinds, ages)
     return replace(model, codec=replace(codec, prior=prior))
 
 
 def calibrate(
-    model: Model, world: World, charging: str, stages: StagesConfig, generator: torch.Generator, *, rate_aware: bool
+    model: Model,
+    world: World,
+    charging: str,
+    stages: StagesConfig,
+    generator: torch.Generator,
+    *,
+    rate_aware: bool,
+    knowledge: Knowledge | None = None,
 ) -> Model:
-    """The model with its prior counted and, if `rate_aware`, its price knob calibrated."""
+    """The model with its prior counted and, if `rate_aware`, its price knob calibrated.
+
+    What the prior knows is settled on the first messages, and kept.
+    """
     rehearsal = _Rehearsal(world, charging, stages.calibrate_worlds or 512, generator)
     _, contexts, codes = rehearsal.play(model, 0.0)
-    model = refit(model, contexts, codes)
+    model = refit(model, contexts, codes, knowledge)
     codec = model.codec
     if not rate_aware or not isinstance(codec, TableCodec) or len(codes) < 2 or not codec.quantiser.is_searchable:
         return replace(model, calibration=Calibration(n_steps=rehearsal.n_steps))

@@ -354,7 +354,7 @@ def _calibrate(argv: list[str]) -> int:
         "--most-distortion", type=float, metavar="SHARE", help="of the variance of vectors; default: nearest codes"
     )
     _add_common(parser)
-    known, config = _settings(parser, argv, lambda known: RunConfig())
+    known, config = _settings(parser, argv, lambda known: RunConfig(prior="best"))
     if known.out.exists() and any(known.out.iterdir() if known.out.is_dir() else [known.out]):
         raise Usage(f"{known.out} is not empty; choose another --out")
     from commlib.experiments.compress import compress_agent, compress_vectors, read_vectors
@@ -364,7 +364,8 @@ def _calibrate(argv: list[str]) -> int:
     if is_file:
         from commlib.codecs.fit import Settings
 
-        settings = Settings(config.codec, config.codebook_size)
+        context = None if config.prior in ("natural", "best") else config.prior
+        settings = Settings(config.codec, config.codebook_size, context=context, n_ages=config.ages)
         made = compress_vectors(read_vectors(Path(known.source)), settings, config.seed, known.most_distortion)
     else:
         from commlib.experiments.compose import complete

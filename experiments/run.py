@@ -22,7 +22,7 @@ from commlib.codecs.build import make_codec
 from commlib.codecs.floats import Float32Codec
 from commlib.config import RunConfig, make_config, read_yaml, replay_config
 from commlib.errors import AgentError
-from commlib.experiments.calibrate import calibrate
+from commlib.experiments.calibrate import Knowledge, calibrate
 from commlib.experiments.compose import complete, n_hosts, open_runtime
 from commlib.experiments.evaluate import evaluate
 from commlib.experiments.model import Model, furnish
@@ -158,7 +158,10 @@ def fit_to_agents(
         codec.fit(messages, generator)
     stages = config.stages.model_copy(update={"calibrate_worlds": n_worlds, "margin": max(config.stages.margin, 0.01)})
     model = Model(lossless.build_team, codec.freeze(), edges)
-    return calibrate(model, world, config.charging, stages, generator, rate_aware=config.rate_aware)
+    knowledge = Knowledge(config.prior, config.ages)
+    return calibrate(
+        model, world, config.charging, stages, generator, rate_aware=config.rate_aware, knowledge=knowledge
+    )
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from commlib.codecs.build import make_codec
 from commlib.codecs.store import check_storable, load_codec, read_header, save_codec
 from commlib.config import RunConfig, make_config, read_yaml, write_yaml
 from commlib.errors import CodecError, ConfigError, RunError
-from commlib.experiments.calibrate import calibrate
+from commlib.experiments.calibrate import Knowledge, calibrate
 from commlib.experiments.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from commlib.experiments.compose import complete, n_hosts, open_runtime, resolve
 from commlib.experiments.evaluate import evaluate, random_return
@@ -143,7 +143,7 @@ class Training:
         if not self.fitted and self.config.codec != "float32":
             self.fit()
             self.save()
-        return self.calibrated()
+        return self.calibrated(Knowledge(self.config.prior, self.config.ages))
 
     def learn(self, stage: Stage) -> None:
         """Iterations of one stage."""
@@ -191,8 +191,8 @@ class Training:
         """Give this codec to every host."""
         self.team.each("learner.load_codec", dict(self.codec.state_dict()))
 
-    def calibrated(self) -> Model:
-        """The model as it stands, with prior and encoder calibrated."""
+    def calibrated(self, knowledge: Knowledge | None = None) -> Model:
+        """The model as it stands, with prior and encoder calibrated; in training the prior keeps its natural shape."""
         self.display.say(f"{'calibrate':>10}  prior and price-aware encoder on the agents' own runs")
         weights, codec_state, edges = self.team.runtime.each("learner.deployed", [()] * self.runtime.n_hosts)[0]
         self.codec.load_state_dict(codec_state)
@@ -211,6 +211,7 @@ class Training:
             self.config.stages,
             generator,
             rate_aware=self.config.rate_aware,
+            knowledge=knowledge,
         )
         self.calibration_seconds = time.perf_counter() - started
         self.calibration_steps = calibrated.calibration.n_steps

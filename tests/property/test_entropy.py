@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from commlib.codecs.entropy import (
     PACKED,
     TABLE_TOTAL,
-    TableModels,
+    RowModels,
     decode,
     encode,
     pack,
@@ -63,10 +63,10 @@ def in_range(decoded, rows, alphabet):
 @settings(max_examples=300, deadline=None)
 def test_what_is_encoded_comes_back(language):
     table, rows, symbols, _ = language
-    models = TableModels(table)
+    models = [RowModels(rows) for rows in table]
     payload = encode(symbols, rows, models)
     assert np.array_equal(read(payload, rows, models), symbols)
-    assert payload == encode(symbols, rows, TableModels(table))
+    assert payload == encode(symbols, rows, [RowModels(rows) for rows in table])
     assert payload[:1] < bytes([PACKED]), "it would pass for a packed stream"
     assert not payload.endswith(b"\0"), "zeros at the end need not be sent"
 
@@ -85,7 +85,10 @@ def test_what_is_packed_comes_back(language):
 @settings(max_examples=100, deadline=None)
 def test_a_stream_is_never_longer_than_the_estimate_allows(language):
     table, rows, symbols, _ = language
-    assert 8 * len(encode(symbols, rows, TableModels(table))) <= estimate(table, rows, symbols) + MOST_SLACK_BITS
+    assert (
+        8 * len(encode(symbols, rows, [RowModels(rows) for rows in table]))
+        <= estimate(table, rows, symbols) + MOST_SLACK_BITS
+    )
 
 
 def cases(n_cases, seed):
@@ -102,7 +105,7 @@ def cases(n_cases, seed):
 def test_the_shortest_stream_comes_back_in_2000_cases_and_is_within_its_estimate():
     lengths, over = [], []
     for table, rows, symbols in cases(2000, seed=0):
-        models = TableModels(table)
+        models = [RowModels(rows) for rows in table]
         payload = encode(symbols, rows, models)
         assert np.array_equal(read(payload, rows, models), symbols)
         lengths.append(len(payload))
@@ -115,7 +118,7 @@ def test_the_shortest_stream_comes_back_in_2000_cases_and_is_within_its_estimate
 def test_a_stream_near_the_top_of_the_interval_carries_and_comes_back():
     """The last symbol again and again: the interval clings to 1/2, and every rounding up carries through all words."""
     table = to_integers(np.array([[[1.0, 1.0, 1e6]]]))
-    models = TableModels(table)
+    models = [RowModels(rows) for rows in table]
     for n in range(1, 400):
         for odd in (0, 1, 2):
             symbols = np.full((n, 1), 2)
@@ -130,7 +133,7 @@ def test_a_stream_near_the_top_of_the_interval_carries_and_comes_back():
 def test_no_shorter_stream_says_the_same(n):
     """All streams that are shorter by one byte or more are tried where they can be: up to two bytes."""
     table = to_integers(np.array([[[5.0, 2.0, 1.0]]]))
-    models, numbers = TableModels(table), np.random.default_rng(n)
+    models, numbers = [RowModels(rows) for rows in table], np.random.default_rng(n)
     for _ in range(20):
         symbols = numbers.integers(0, 3, (n, 1))
         rows = np.zeros_like(symbols)
@@ -150,7 +153,9 @@ def test_any_bytes_decode_to_codes_in_range_or_are_refused(language, data, is_pa
         length = packed_bytes(rows.size, alphabet)
         data = b"\x80" + (data * (length // max(1, len(data)) + 1))[: length - 1]
     try:
-        decoded = unpack(data, rows.shape, alphabet) if is_packed else read(data, rows, TableModels(table))
+        decoded = (
+            unpack(data, rows.shape, alphabet) if is_packed else read(data, rows, [RowModels(rows) for rows in table])
+        )
     except CodecError as error:
         assert "\n" not in str(error)
     else:
@@ -161,7 +166,7 @@ def test_any_bytes_decode_to_codes_in_range_or_are_refused(language, data, is_pa
 @settings(max_examples=200, deadline=None)
 def test_a_damaged_stream_decodes_in_range_or_is_refused(language, data):
     table, rows, symbols, alphabet = language
-    models = TableModels(table)
+    models = [RowModels(rows) for rows in table]
     payload = encode(symbols, rows, models)
     at = data.draw(st.integers(0, len(payload)))
     junk = data.draw(st.binary(max_size=3))

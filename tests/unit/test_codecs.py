@@ -189,14 +189,36 @@ def test_dither_adds_noise_that_does_not_depend_on_the_message():
     assert torch.equal(gradient, torch.ones_like(x)), "exactly 1"
 
 
-def test_vq_learns_its_codebook_from_what_passes_until_it_is_fitted():
-    codec, x = VQCodec(6, 16), messages(2000, 6)
-    before = float((codec(x).z - x).square().mean())
-    for _ in range(30):
-        codec(x)
-    after = codec(x)
-    assert float((after.z - x).square().mean()) < 0.7 * before
-    assert len(after.codes.unique()) >= 13, "dead codes are revived"
+@pytest.mark.parametrize("name", ["vq", "rvq", "fsq", "vq-vib", "gvq"])
+def test_a_codec_learns_from_what_passes_until_it_is_fitted(name):
+    torch.manual_seed(0)
+    codec, x = make_codec(name, 6, 16), messages(2000, 2) @ messages(2, 6, seed=1)
+    adam = torch.optim.Adam([*codec.parameters(), torch.nn.Parameter(torch.zeros(1))], 0.01)
+
+    def train(n_passes):
+        codec.train()
+        for _ in range(n_passes):
+            adam.zero_grad()
+            torch.autograd.backward((codec(x).z - x).square().mean() + 0 * x.requires_grad_().sum())
+            adam.step()
+        return codec.eval()(x.detach())
+
+    before, after = (float((train(n).z - x).square().mean().detach()) for n in (1, 100))
+    assert after < 0.5 * before
+    codes = codec(x).codes
+    assert all(len(column.unique()) >= 0.8 * (column.max() + 1) for column in codes.T), "dead codes are revived"
+    assert torch.equal(codes, torch.from_numpy(codec.freeze().choose(x.detach().numpy(), fresh(codec, 2000))))
+    assert not any(module.training for module in codec.modules())
+    codec.fit(x.detach(), source(1))
+    held = [tensor.clone() for tensor in codec.state_dict().values()]
+    train(3)
+    assert all(torch.equal(a, b) for a, b in zip(held, codec.state_dict().values(), strict=True)), (
+        "and then holds still"
+    )
+
+
+def fresh(codec, n):
+    return fresh_context(n, codec.freeze().n_positions)
 
 
 @pytest.mark.parametrize(

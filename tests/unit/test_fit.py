@@ -119,3 +119,19 @@ def test_vectors_are_compressed_to_the_distortion_that_is_asked_for():
     assert made.points[made.chosen].bits < made.points[0].bits
     with pytest.raises(CodecError, match="the least is"):
         compress_vectors(gaussian(1000), Settings("vq", 4), most_distortion=0.001)
+
+
+def test_a_codec_knows_what_saves_most_on_messages_it_has_not_seen():
+    draw = np.random.default_rng(3)
+    words = 3 * draw.normal(size=(16, 4)).astype(np.float32)
+    new = draw.integers(0, 16, size=(400, 12))
+    held = np.maximum.accumulate(np.where(draw.random((400, 12)) < 0.5, np.arange(12), 0), 1)
+    cases = {
+        "none": new,
+        "held": np.take_along_axis(new, held, 1),
+        "previous": (np.cumsum(draw.integers(1, 3, size=(400, 12)), 1) % 16),  # one or two further than before
+    }
+    for kind, codes in cases.items():
+        best = fit_codec(words[codes], Settings("vq", 16))
+        assert best.codec.prior.kind == kind
+        assert best.bits <= min(fit_codec(words[codes], Settings("vq", 16, context=k)).bits for k in cases) + 1e-9

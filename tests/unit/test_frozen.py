@@ -6,7 +6,8 @@ import pytest
 from commlib.codec import fresh_context
 from commlib.codecs import entropy
 from commlib.codecs.frozen import CodebookQuantiser, TableCodec
-from commlib.codecs.prior import Prior, fit_prior, to_integers
+from commlib.codecs.prior import Prior, fit_prior, to_integers, uniform_prior
+from commlib.errors import CodecError
 
 KINDS = ("none", "previous", "held")
 
@@ -75,7 +76,7 @@ def test_packed_codes_are_each_as_wide_as_the_alphabet_needs(alphabet):
 
 def test_a_stream_of_many_rows_comes_back():
     table = to_integers(dice().dirichlet(np.full(8, 0.3), size=(2, 9)))
-    models = entropy.TableModels(table)
+    models = [entropy.RowModels(rows) for rows in table]
     rows, said = dice(2).integers(0, 9, size=(500, 2)), dice(3).integers(0, 8, size=(500, 2))
     data = entropy.encode(said, rows, models)
     heard = entropy.decode(data, 500, 2, lambda position, known: rows[:, position], models)
@@ -83,7 +84,7 @@ def test_a_stream_of_many_rows_comes_back():
 
 
 def test_a_stream_of_no_messages_is_one_that_comes_back():
-    models = entropy.TableModels(to_integers(np.ones((2, 1, 4))))
+    models = [entropy.RowModels(rows) for rows in to_integers(np.ones((2, 1, 4)))]
     none = np.zeros((0, 2), np.int64)
     data = entropy.encode(none, none, models)
     assert entropy.decode(data, 0, 2, lambda position, known: none[:, position], models).shape == (0, 2)
@@ -106,3 +107,43 @@ def test_a_remembering_codec_still_checks():
         plain.choose(np.array([[0, np.nan, 0, 0]], np.float32), fresh_context(1, 1))
     with pytest.raises(CodecError, match="codes must lie in"):
         plain.encode(np.array([[8]]), fresh_context(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("n", "alphabet", "width"), [(63, 64, 16), (64, 64, 16), (1500, 64, 16), (700, 300, 4), (200, 7, 3)]
+)
+def test_the_nearest_code_of_many_is_that_of_each(n, alphabet, width):
+    """Messages are looked at in blocks, the last of which is a part; a message between two equal codes takes the first."""
+    draw = dice(n)
+    codebook = draw.integers(-9, 10, size=(alphabet, width)).astype(np.float32)  # no rounding: ties are ties
+    codebook[-1] = codebook[0]
+    vectors = np.concatenate([codebook[:1], draw.integers(-9, 10, size=(n - 1, width))]).astype(np.float32)
+    quantiser = CodebookQuantiser(codebook)
+    apart = np.square(vectors[:, None] - codebook).sum(-1)
+    assert quantiser.nearest(vectors).tolist() == apart.argmin(-1)[:, None].tolist()
+
+
+@pytest.mark.parametrize("n", [entropy.TABLE_BITS, 255, 256, 4096])
+def test_a_uniform_batch_is_packed_and_a_skewed_one_is_coded(n):
+    context = fresh_context(n, 1)
+    even = TableCodec("vq", CodebookQuantiser(np.eye(8, dtype=np.float32)), uniform_prior(1, 8, "none"))
+    codes = dice().integers(0, 8, size=(n, 1))
+    payload = even.encode(codes, context)
+    assert entropy.packed_bytes(n, 8) - len(payload) in (0, 1), "one byte fewer by luck: zeros at the end are not sent"
+    assert even.decode(payload, context).tolist() == codes.tolist()
+    shares = np.array([[[57, 1, 1, 1, 1, 1, 1, 1]]])
+    skewed = TableCodec("vq", even.quantiser, Prior(to_integers(shares.astype(float)), "none"))
+    for said in (np.where(codes == 0, 1, 0), codes):  # what it expects, then what it does not
+        payload = skewed.encode(said, context)
+        assert bool(payload[0] & entropy.PACKED) == (said is codes)
+        assert skewed.decode(payload, context).tolist() == said.tolist()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_message_that_is_no_number_is_refused_and_a_huge_one_is_not(bad):
+    vectors = np.zeros((100, 4), np.float32)
+    vectors[50, 2] = bad
+    with pytest.raises(CodecError, match="NaN or infinity"):
+        codec("none").choose(vectors, fresh_context(100, 1))
+    vectors[50, 2] = 1e30  # its square is no float32
+    assert codec("none").choose(vectors, fresh_context(100, 1)).shape == (100, 1)
