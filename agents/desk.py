@@ -19,6 +19,7 @@ from commlib.agent import BatchedTeam, Spoken
 from commlib.agents.policy import Policy, PolicySpec
 from commlib.codec import Codes, FrozenCodec, Vectors, fresh_context
 from commlib.exchange import Endpoint, Heard, Sent
+from commlib.gate import Gate
 from commlib.plan import Plan
 
 
@@ -57,8 +58,16 @@ class LearnedTeam:
             message, gate = self._policy.speak(inputs)
             self._inputs.append(inputs)
             vectors.append(message[:, 0].numpy())
-            silent.append(np.zeros(len(observation), bool) if gate is None else (gate[:, 0] <= 0).numpy())
+            silent.append(self._silence(gate, len(observation)))
         return Spoken(np.stack(vectors), np.stack(silent))
+
+    def _silence(self, gate: Tensor | None, n_worlds: int) -> NDArray[np.bool_] | NDArray[np.float32]:
+        """Whether an agent is silent, [W], or how likely, by its gate's logits [W, 1]."""
+        if gate is None:
+            return np.zeros(n_worlds, bool)
+        shut = (-gate[:, 0]).sigmoid() if self._policy.spec.gate == "sampled" else gate[:, 0] <= 0
+        silent: NDArray[np.bool_] | NDArray[np.float32] = shut.numpy()
+        return silent
 
     @torch.no_grad()
     def act(self, inbox: Vectors, uniform: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -75,10 +84,10 @@ class LearnedTeam:
 class Desk:
     """A team and its endpoint on one host."""
 
-    def __init__(self, host: int, plan: Plan, codec: FrozenCodec, team: BatchedTeam) -> None:
+    def __init__(self, host: int, plan: Plan, codec: FrozenCodec, team: BatchedTeam, gate: Gate | None = None) -> None:
         self.host = host
         self._team = team
-        self._endpoint = Endpoint(host, plan, codec, n_worlds=1)
+        self._endpoint = Endpoint(host, plan, codec, n_worlds=1, gate=gate or Gate())
 
     def reset(self, n_worlds: int, rate_weight: float) -> None:
         """A new batch of episodes on fresh links."""

@@ -15,13 +15,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 from commlib.agents.policy import Policy, PolicySpec
 from commlib.codec import Codec
 from commlib.errors import AgentError
+from commlib.gate import Gate
 from commlib.message import Edge
 from commlib.objective import LossTerms, Objective
-from commlib.topology import CommFormerTopology, FixedTopology, full
+from commlib.topology import CommFormerTopology, FixedTopology, adjacency_of, full
 
 MAX_GRADIENT_NORM = 0.5
 
@@ -39,6 +41,8 @@ class Phase(NamedTuple):
         use_gate: whether agents may be silent; before the priced stage everybody talks.
         all_edges: whether every edge is open (warm-up of a learned graph).
         objective: the loss weights, and the bit price.
+        gate: the rule that keeps messages back, once they pass the bottleneck.
+        throws_dice: whether the driver has to throw dice for gates.
     """
 
     learning_rate: float
@@ -50,6 +54,8 @@ class Phase(NamedTuple):
     use_gate: bool
     all_edges: bool
     objective: Objective
+    gate: Gate = Gate()
+    throws_dice: bool = False
 
 
 class Said(NamedTuple):
@@ -69,7 +75,8 @@ class Samples(NamedTuple):
         elapsed: share of the episode that is over, [L].
         action, log_prob, advantage, target: [L, n]; active: bool [L, n].
         context: what listeners of this host's agents have, [L, n, P + 1].
-        noise: drawn by the driver, [L, n, D]; None where there is none.
+        noise: drawn by the driver, [L, n, D], or dice for gates, [L, n, 1]; None where there is none.
+        talk: who talked, 0/1 [L, n].
     """
 
     observation: Tensor
@@ -82,6 +89,7 @@ class Samples(NamedTuple):
     active: Tensor
     context: Tensor
     noise: Tensor | None
+    talk: Tensor
 
 
 class Gradients(NamedTuple):
@@ -136,7 +144,10 @@ class Learner:
 
     @torch.no_grad()
     def say(self, phase: Phase, observation: Tensor, elapsed: Tensor, context: Tensor, noise: Tensor | None) -> Said:
-        """Messages for observations [B, n, O]; contexts [B, n, P + 1] are what listeners have."""
+        """Messages for observations [B, n, O]; contexts [B, n, P + 1] are what listeners have.
+
+        `noise` is what the driver drew: normal [B, n, D] for continuous messages, uniform [B, n, 1] for gates.
+        """
         self._inputs = self.policy.inputs(observation, self.agents, elapsed)
         z, codes, bits, talk, _ = self._messages(phase, self._inputs, context, noise)
         return Said(z, codes, bits, talk)
@@ -144,7 +155,7 @@ class Learner:
     @torch.no_grad()
     def choose(self, phase: Phase, z_all: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """Actions [B, n] drawn with uniform numbers [B, n], and their log-probabilities, after hearing z_all [B, N, D]."""
-        log_p = self._log_probs(phase, self._inputs, self._inbox(z_all, self.adjacency(phase)))
+        log_p = self._log_probs(phase, self._inputs, z_all, self.adjacency(phase))
         action = (log_p.exp().cumsum(-1) < uniform[..., None]).sum(-1)
         last = torch.tensor([self.policy.spec.action_counts[a] - 1 for a in self.agents])
         action = torch.minimum(action, last)
@@ -161,6 +172,8 @@ class Learner:
         """Take this iteration's samples."""
         self._samples = samples
         self._all_inputs = self.policy.inputs(samples.observation, self.agents, samples.elapsed)
+        with torch.no_grad():
+            self._talk_log_prob = self._talk_log_probs(self._all_inputs, samples.talk)
 
     def forward_messages(self, phase: Phase, index: Tensor, pending: Gradients | None) -> Tensor:
         """The sender's leg: messages [M, n, D] of the indexed samples; the graph is kept for `backward_messages`.
@@ -174,11 +187,16 @@ class Learner:
         s = self._samples
         self._index, self._inputs = index, self._all_inputs[index]
         noise = None if s.noise is None else s.noise[index]
-        z, _, bits, _, losses = self._messages(phase, self._inputs, s.context[index], noise)
+        talk = s.talk[index] if self.policy.spec.gate == "sampled" else None
+        z, _, bits, _, losses = self._messages(phase, self._inputs, s.context[index], noise, talk)
         weight = torch.full_like(bits, 1.0 / (len(index) * self.policy.spec.n_agents))
         self._rate = phase.objective.rate(bits, weight)
         share = len(self.agents) / self.policy.spec.n_agents
         self._commitment = share * sum(losses.values(), torch.zeros(()))
+        self._gate = torch.zeros(())
+        if talk is not None and phase.use_gate:
+            log_ratio = self._talk_log_probs(self._inputs, talk) - self._talk_log_prob[index]
+            self._gate = phase.objective.policy(log_ratio, s.advantage[index], s.active[index].float() * weight)
         self._sent = z
         return z.detach()
 
@@ -193,7 +211,7 @@ class Learner:
         s, index, objective = self._samples, self._index, phase.objective
         z_all = z_all.clone().requires_grad_()
         adjacency = self.adjacency(phase) if graph_seed is None else self._drawn(phase, graph_seed)
-        log_p = self._log_probs(phase, self._inputs, self._inbox(z_all, adjacency))
+        log_p = self._log_probs(phase, self._inputs, z_all, adjacency)
         log_ratio = log_p.gather(-1, s.action[index][..., None])[..., 0] - s.log_prob[index]
         active = s.active[index].float()
         even = 1.0 / (len(index) * self.policy.spec.n_agents)
@@ -205,6 +223,7 @@ class Learner:
             entropy=-phase.entropy_weight * (entropy * active * even).sum(),
             commitment=self._commitment,
             rate=self._rate,
+            gate=self._gate,
         )
         torch.autograd.backward(terms.policy + terms.value + terms.entropy)
         if not torch.isfinite(terms.total):
@@ -214,7 +233,7 @@ class Learner:
 
     def backward_messages(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """Finish the sender's leg with the gradient of its messages [M, n, D]; this host's share of both gradients."""
-        extra = self._rate + self._commitment
+        extra = self._rate + self._commitment + self._gate
         roots = [(self._sent, gradient)] + ([(extra, torch.ones(()))] if extra.requires_grad else [])
         torch.autograd.backward([r for r, _ in roots], [g for _, g in roots])
         return self._weights.gradient, self._edges.gradient
@@ -252,6 +271,7 @@ class Learner:
 
     def deployed(self) -> tuple[dict[str, Tensor], dict[str, Tensor], tuple[Edge, ...]]:
         """What a deployed team needs: the policy's tensors, the codec's, and the edges in use."""
+        self.policy.hears.copy_(adjacency_of(self.topology.edges(), self.policy.spec.n_agents).T)
         policy = {k: v.clone() for k, v in self.policy.state_dict().items()}
         return policy, {k: v.clone() for k, v in self.codec.state_dict().items()}, self.topology.edges()
 
@@ -269,11 +289,20 @@ class Learner:
             return self._everyone + drawn - drawn.detach()
         return drawn
 
+    def _talk_log_probs(self, inputs: Tensor, talk: Tensor) -> Tensor:
+        """Log-probability [M, n] of having talked or not, of a gate that draws."""
+        logit = self.policy.speak(inputs)[1]
+        return torch.zeros_like(talk) if logit is None else logsigmoid(torch.where(talk > 0, logit, -logit))
+
     def _messages(
-        self, phase: Phase, inputs: Tensor, context: Tensor, noise: Tensor | None
+        self, phase: Phase, inputs: Tensor, context: Tensor, noise: Tensor | None, talked: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        """Vectors as listeners get them [M, n, D], codes [M, n, P], bits [M, n], talk in 0/1 [M, n], auxiliary losses."""
-        x, gate = self.policy.speak(inputs)
+        """Vectors as listeners get them [M, n, D], codes [M, n, P], bits [M, n], talk in 0/1 [M, n], auxiliary losses.
+
+        `talked` is what a gate that draws has drawn; without it, it draws by the dice in `noise`.
+        """
+        x, logit = self.policy.speak(inputs)
+        raw, talk = x, torch.ones(x.shape[:2])
         losses: dict[str, Tensor] = {}
         codes, bits = context[..., :-1], torch.zeros(x.shape[:2])
         if phase.use_codec:
@@ -282,24 +311,40 @@ class Learner:
             losses = flat.losses
         elif noise is not None:
             x = x + phase.noise * noise
-        if gate is None or not phase.use_gate:
-            return x, codes, bits, torch.ones(x.shape[:2]), losses
+        has_rule, has_logit = phase.use_codec and phase.gate.rule != "none", logit is not None and phase.use_gate
+        if not (has_rule or has_logit):
+            return x, codes, bits, talk, losses
         past = context.reshape(-1, context.shape[-1]).numpy()  # silence is the expected code, here as on the wire
         expected = self._frozen.expected(past)
         unsaid = torch.from_numpy(self._frozen.embed(expected, past)).view_as(x)
-        p = gate.sigmoid()
-        talk = (gate > 0).float() + (p - p.detach())  # straight through, and exactly 0 or 1 as in use
+        dice = None if noise is None else noise[..., 0]
+        if logit is not None and phase.use_gate:
+            talk = self._talk(logit, dice, talked)
+        if has_rule:
+            talk = talk * (~phase.gate.is_shut(raw.detach(), unsaid, dice)).float()
         x = talk[..., None] * x + (1 - talk[..., None]) * unsaid
-        codes = torch.where((gate > 0)[..., None], codes, torch.from_numpy(expected).view_as(codes))
-        unsaid_bits = torch.from_numpy(self._frozen.estimate_bits(expected, past)).view_as(bits).float()
+        codes = torch.where((talk > 0.5)[..., None], codes, torch.from_numpy(expected).view_as(codes))
+        unsaid_bits = torch.zeros_like(bits)
+        if self._frozen.silence_is_coded:
+            unsaid_bits = torch.from_numpy(self._frozen.estimate_bits(expected, past)).view_as(bits).float()
         return x, codes, unsaid_bits + talk * (bits - unsaid_bits), talk, losses
 
-    def _inbox(self, z_all: Tensor, adjacency_SR: Tensor) -> Tensor:
-        """What each of this host's agents hears, [M, n, N, D]: a slot per sender, zeros where the edge is closed."""
-        return adjacency_SR.T[self.agents][None, :, :, None] * z_all[:, None]
+    def _talk(self, logit: Tensor, dice: Tensor | None, talked: Tensor | None) -> Tensor:
+        """Who talks, exactly 0 or 1 [M, n] as in use: drawn, or by the threshold with a straight-through gradient."""
+        p = logit.sigmoid()
+        if self.policy.spec.gate == "talk":
+            return (logit > 0).float() + (p - p.detach())
+        if talked is not None:
+            return talked
+        if dice is None:
+            raise AgentError("a gate that draws needs dice; this phase throws none")
+        return (dice >= (-logit).sigmoid()).float()
 
-    def _log_probs(self, phase: Phase, inputs: Tensor, inbox: Tensor) -> Tensor:
-        log_p = self.policy.act(inputs, inbox, self.agents).log_softmax(-1)
+    def _log_probs(self, phase: Phase, inputs: Tensor, z_all: Tensor, adjacency_SR: Tensor) -> Tensor:
+        """Log-probabilities [M, n, A] of the actions after hearing z_all [M, N, D] over the open edges."""
+        is_open = adjacency_SR.T[self.agents]
+        inbox = is_open[None, :, :, None] * z_all[:, None]  # a slot per sender, zeros where the edge is closed
+        log_p = self.policy.act(inputs, inbox, self.agents, is_open).log_softmax(-1)
         if phase.floor > 0:
             allowed = (~self.policy.forbidden[self.agents]).float()
             even = allowed / allowed.sum(-1, keepdim=True)

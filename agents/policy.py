@@ -1,10 +1,15 @@
 """The network that all agents share: what to say, what to do, and (in training only) how good things are.
 
 One brain in many bodies: the parameters are shared, the agent's own id is part of what it sees. Speaking and acting are
-two calls, because between them the messages travel. Every sender has its own slot in the receiver's inbox. The critic
-sees the whole state and is used in training alone (MAPPO: Yu et al. 2022, arXiv:2103.01955).
+two calls, because between them the messages travel. The critic sees the whole state and is used in training alone (MAPPO:
+Yu et al. 2022, arXiv:2103.01955).
 
-Shapes: B samples, n agents of this call, N agents in all, O observation width, D message width, A actions.
+How an agent listens (`AGGREGATIONS`): a slot for each sender; the mean of all it hears (CommNet: Sukhbaatar et al. 2016,
+arXiv:1605.07736, eq. 2); attention over messages with their senders' ids; or attention in which the message itself
+brings its signature (TarMAC: Das et al. 2019, arXiv:1810.11187, sec. 4). All but slots treat senders alike, so that an
+agent may hear any number of them; attention has an empty place to look at where nobody says anything of use.
+
+Shapes: B samples, n agents of this call, N agents in all, O observation width, D message width, A actions, K key width.
 """
 
 import itertools
@@ -13,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from commlib.errors import ConfigError
 from commlib.world import WorldSpec
 
 
@@ -25,17 +31,69 @@ class PolicySpec:
     action_counts: tuple[int, ...]
     message_width: int
     hidden: int
-    has_gate: bool
+    gate: str = "none"
+    aggregation: str = "slots"
 
     @classmethod
-    def of(cls, world: WorldSpec, message_width: int, hidden: int, *, has_gate: bool) -> "PolicySpec":
+    def of(
+        cls, world: WorldSpec, message_width: int, hidden: int, *, gate: str = "none", aggregation: str = "slots"
+    ) -> "PolicySpec":
         """The specification for a world."""
-        return cls(world.n_agents, world.observation_width, world.action_counts, message_width, hidden, has_gate)
+        n, counts = world.n_agents, world.action_counts
+        return cls(n, world.observation_width, counts, message_width, hidden, gate, aggregation)
+
+    @property
+    def has_gate(self) -> bool:
+        """Whether agents learn when to talk: `talk` by a threshold, `sampled` by drawing."""
+        return self.gate in ("talk", "sampled")
 
     @property
     def input_width(self) -> int:
         """Observation, one-hot agent id, share of the episode that is over."""
         return self.observation_width + self.n_agents + 1
+
+
+AGGREGATIONS = ("slots", "mean", "attention", "signature")
+KEY_WIDTH = 16
+"""K; TarMAC's signature has 16 floats."""
+
+
+class Listener(nn.Module):
+    """What an agent makes of what it hears: messages [B, n, N, D] over open edges [n, N] become features [B, n, F]."""
+
+    def __init__(self, spec: PolicySpec) -> None:
+        super().__init__()
+        self.kind, n, width = spec.aggregation, spec.n_agents, spec.message_width
+        if self.kind not in AGGREGATIONS:
+            raise ConfigError(f"agents cannot listen by {self.kind!r}; there are {', '.join(AGGREGATIONS)}")
+        self.width = {"slots": n * width, "mean": width, "attention": spec.hidden}.get(self.kind, width - KEY_WIDTH)
+        if self.width < 1:
+            raise ConfigError(
+                f"a message of {width} floats has no room for a signature of {KEY_WIDTH}; take a message_width of "
+                f"{KEY_WIDTH + 1} or more"
+            )
+        if self.kind in ("attention", "signature"):
+            self.query = nn.Linear(spec.input_width, KEY_WIDTH)
+        if self.kind == "attention":
+            self.key, self.value = nn.Linear(width + n, KEY_WIDTH), nn.Linear(width + n, spec.hidden)
+
+    def forward(self, inputs: Tensor, inbox: Tensor, is_open: Tensor) -> Tensor:
+        """Features [B, n, F] from inputs [B, n, I], the inbox (zeros on closed edges), and 0/1 for each edge."""
+        if self.kind == "slots":
+            return inbox.flatten(-2)
+        if self.kind == "mean":
+            return inbox.sum(-2) / is_open.sum(-1, keepdim=True).clamp_min(1)
+        if self.kind == "signature":
+            key, value = inbox[..., :KEY_WIDTH], inbox[..., KEY_WIDTH:]
+        else:
+            told = torch.cat([inbox, torch.eye(inbox.shape[-2]).expand(*inbox.shape[:-1], -1)], -1)
+            key, value = self.key(told), self.value(told)
+        score = (self.query(inputs)[..., None, :] * key).sum(-1) / KEY_WIDTH**0.5
+        top = score.detach().amax(-1, keepdim=True).clamp_min(0)
+        weight = (score - top).exp() * is_open  # a product, so that a learned edge gets its gradient
+        share = weight / (weight.sum(-1, keepdim=True) + (-top).exp())
+        heard: Tensor = (share[..., None] * value).sum(-2)
+        return heard
 
 
 def _mlp(*widths: int, out_gain: float = 1.0) -> nn.Sequential:
@@ -57,10 +115,13 @@ class Policy(nn.Module):
         self.spec = spec
         n, width, hidden = spec.n_agents, spec.message_width, spec.hidden
         self.encoder = _mlp(spec.observation_width, hidden, width + spec.has_gate)
-        self.actor = _mlp(spec.input_width + n * width, hidden, hidden, max(spec.action_counts), out_gain=0.01)
+        self.listener = Listener(spec)
+        heard = self.listener.width
+        self.actor = _mlp(spec.input_width + heard, hidden, hidden, max(spec.action_counts), out_gain=0.01)
         self.critic = _mlp(n * spec.observation_width + 1, hidden, hidden, n)
         allowed = torch.arange(max(spec.action_counts)) < torch.tensor(spec.action_counts)[:, None]
         self.register_buffer("forbidden", ~allowed, persistent=False)
+        self.register_buffer("hears", torch.zeros(n, n))
         if spec.has_gate:
             bias = self.encoder[-1].bias
             assert isinstance(bias, Tensor)
@@ -68,6 +129,8 @@ class Policy(nn.Module):
                 bias[-1] = 2.0  # talk at first: a gate that starts shut never learns to open
 
     forbidden: Tensor
+    hears: Tensor
+    """The graph in use, 0/1 [R, S], receiver first."""
 
     def inputs(self, observation: Tensor, agents: list[int], elapsed: Tensor) -> Tensor:
         """Observation [B, n, O], ids of those n agents and share of the episode over [B], as input [B, n, I]."""
@@ -76,7 +139,7 @@ class Policy(nn.Module):
         return torch.cat([observation, ids, elapsed[:, None, None].expand(B, n, 1)], -1)
 
     def speak(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Message [B, n, D] in -1..1, and the gate's logit [B, n] where there is one (above 0: talk).
+        """Message [B, n, D] in -1..1, and the gate's logit [B, n] where there is one (above 0: rather talk).
 
         What is said depends on what is seen alone: the receiver knows who speaks and when, so saying it would cost bits.
         """
@@ -85,9 +148,13 @@ class Policy(nn.Module):
             return out.tanh(), None
         return out[..., :-1].tanh(), out[..., -1]
 
-    def act(self, inputs: Tensor, inbox: Tensor, agents: list[int]) -> Tensor:
-        """Action logits [B, n, A] from inputs [B, n, I] and inbox [B, n, N, D]; -inf where an agent lacks the action."""
-        logits: Tensor = self.actor(torch.cat([inputs, inbox.flatten(-2)], -1))
+    def act(self, inputs: Tensor, inbox: Tensor, agents: list[int], is_open: Tensor | None = None) -> Tensor:
+        """Action logits [B, n, A] from inputs [B, n, I] and inbox [B, n, N, D]; -inf where an agent lacks the action.
+
+        `is_open` [n, N] says which edges carry something; by default the graph in use.
+        """
+        heard = self.listener(inputs, inbox, self.hears[agents] if is_open is None else is_open)
+        logits: Tensor = self.actor(torch.cat([inputs, heard], -1))
         return logits.masked_fill(self.forbidden[agents], -torch.inf)
 
     def value(self, state: Tensor, elapsed: Tensor) -> Tensor:

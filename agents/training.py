@@ -61,6 +61,7 @@ class Rollout(NamedTuple):
     active: Tensor
     alive: Tensor
     bits: Tensor
+    talk: Tensor
     success: Tensor
 
     @property
@@ -101,6 +102,8 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
             break
         elapsed = torch.full((B,), t / n_steps)
         noise = torch.randn(B, N, team.width, generator=generator) if phase.noise > 0 else None
+        if phase.throws_dice:
+            noise = torch.rand(B, N, 1, generator=generator)
         uniform = torch.rand(B, N, generator=generator)
         said = team.each(
             "learner.say",
@@ -111,15 +114,15 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
             None if noise is None else team.split(noise, 1),
         )
         z = torch.cat([s.z for s in said], 1)
-        bits = torch.cat([s.bits for s in said], 1)
+        bits, talk = torch.cat([s.bits for s in said], 1), torch.cat([s.talk for s in said], 1)
         chosen = team.each("learner.choose", phase, z, team.split(uniform, 1))
         action, log_prob = (torch.cat(parts, 1) for parts in zip(*chosen, strict=True))
         observation, active = step.observation, step.active & alive[:, None]
         step = world.step(action)
-        rows.append((observation, elapsed, z, context, action, log_prob, step.reward, active, alive, bits))
+        rows.append((observation, elapsed, z, context, action, log_prob, step.reward, active, alive, bits, talk))
         context = torch.cat((torch.cat([s.codes for s in said], 1), context[..., -1:] + 1), -1)
         noises += [] if noise is None else [noise]
-    observation, elapsed, z, context, action, log_prob, reward, active, alive, bits = (
+    observation, elapsed, z, context, action, log_prob, reward, active, alive, bits, talk = (
         torch.stack(column) for column in zip(*rows, strict=True)
     )
     value = team.runtime.each(
@@ -138,6 +141,7 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
         active,
         alive,
         bits,
+        talk,
         world.success(),
     )
 
@@ -174,7 +178,7 @@ def update(
             mine(x)
             for x in (
                 rollout.observation[alive], rollout.action[alive], rollout.log_prob[alive], normalised, target[alive],
-                active, rollout.context[alive],
+                active, rollout.context[alive], rollout.talk[alive],
             )
         ),
         strict=True,
@@ -182,8 +186,8 @@ def update(
     noises = [None] * len(team.blocks) if rollout.noise is None else mine(rollout.noise[alive])
     state, elapsed = rollout.observation[alive], rollout.elapsed.expand(alive.shape)[alive]
     samples = [
-        Samples(observation, state, elapsed, action, log_prob, adv, tgt, act, context, noise)
-        for (observation, action, log_prob, adv, tgt, act, context), noise in zip(columns, noises, strict=True)
+        Samples(observation, state, elapsed, action, log_prob, adv, tgt, act, context, noise, talk)
+        for (observation, action, log_prob, adv, tgt, act, context, talk), noise in zip(columns, noises, strict=True)
     ]
     team.each("learner.load", samples)
     n_samples = len(state)

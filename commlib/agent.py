@@ -35,10 +35,13 @@ class Agent(Protocol):
 
 
 class Spoken(NamedTuple):
-    """What local agents want to say: vectors float32 [n, W, D], and who of them is silent, bool [n, W]."""
+    """What local agents want to say: vectors float32 [n, W, D], and who of them is silent, bool [n, W].
+
+    An agent that draws whether to speak gives the probability of silence instead, float32 in 0..1: the desk throws the dice.
+    """
 
     vectors: Vectors
-    silent: NDArray[np.bool_]
+    silent: NDArray[np.bool_] | NDArray[np.float32]
 
 
 class BatchedTeam(Protocol):

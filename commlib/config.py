@@ -75,7 +75,13 @@ class RunConfig(_Frozen):
     message_width: int = Field(16, ge=1, le=1024, description="floats per message")
     topology: str = Field("full", description="none, full, ring, chain or commformer")
     density: float = Field(0.4, gt=0, le=1, description="share of senders that commformer keeps")
-    gate: Literal["none", "talk"] = Field("none", description="talk: each agent decides when to be silent")
+    aggregation: Literal["slots", "mean", "attention", "signature"] = Field(
+        "slots", description="how an agent listens: a slot per sender, the mean, attention by sender, by signature"
+    )
+    gate: Literal["none", "talk", "sampled", "random", "event"] = Field(
+        "none", description="who may be silent; talk, sampled: learned; random: by dice; event: who has no news"
+    )
+    gate_rate: float = Field(0.5, gt=0, le=1, description="of a random gate: the share of messages that go")
     rate_aware: bool = Field(True, description="calibrate a price-aware encoder; False sends the nearest code")
     charging: Literal["broadcast", "link"] = Field("broadcast", description="who pays for a frame that several hear")
     runtime: Literal["local", "ray"] = Field("local", description="hosts in this process or as Ray actors")
@@ -103,8 +109,10 @@ class RunConfig(_Frozen):
 
     @model_validator(mode="after")
     def _gates_need_a_price(self) -> RunConfig:
-        if self.gate == "talk" and self.stages.priced == 0:
-            raise ValueError("the talk gate is learned in the priced stage; give it steps, such as --stages.priced 0.2")
+        if self.gate in ("talk", "sampled") and self.stages.priced == 0:
+            raise ValueError(
+                f"the {self.gate} gate is learned in the priced stage; give it steps, such as --stages.priced 0.2"
+            )
         if self.stages.fine_tune + self.stages.priced >= 1:
             raise ValueError(
                 "stages.fine_tune and stages.priced must leave steps for the dense stage: less than 1 together"

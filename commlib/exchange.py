@@ -23,6 +23,7 @@ from commlib.codec import Codes, FrozenCodec, Vectors
 from commlib.ends import Ear, Flags, Letter, Mouth
 from commlib.errors import AgentError, FrameError
 from commlib.frame import run_id
+from commlib.gate import Gate, dice_of
 from commlib.message import Edge
 from commlib.plan import Plan, Route, Trunk
 
@@ -86,6 +87,7 @@ class Endpoint:
     codec: FrozenCodec
     n_worlds: int
     rate_weight: float = 0.0
+    gate: Gate = Gate()  # noqa: RUF009 (frozen)
     recorded: list[tuple[Codes, Codes]] | None = None
     """(context [n, P + 1], codes [n, P]) of every message, if a list is put here; calibration counts priors from them."""
     run: bytes = field(init=False)
@@ -109,14 +111,19 @@ class Endpoint:
             end.reset(n_worlds)
 
     def send(
-        self, round_number: int, vectors: Vectors, silent: Flags, alive: Flags, allowance_bits: int | None
+        self,
+        round_number: int,
+        vectors: Vectors,
+        silent: Flags | NDArray[np.float32],
+        alive: Flags,
+        allowance_bits: int | None,
     ) -> Sent:
         """Choose codes for the local agents' vectors, pack them into frames, and charge them; nothing leaves uncharged.
 
         Args:
             round_number: the number of this round in the run.
             vectors: float32 [n, W, D], one message per local agent and world.
-            silent: bool [n, W], agents that chose to say nothing.
+            silent: [n, W], agents that chose to say nothing; or how likely each is to say nothing, 0..1: dice decide.
             alive: bool [W], worlds whose episode still runs; the others send nothing.
             allowance_bits: what may be spent; messages that no longer fit are silenced (dropped). None: no limit.
         """
@@ -133,7 +140,7 @@ class Endpoint:
             said = vectors[rows][:, alive].reshape(len(context), self.codec.width)
             wanted = self.codec.choose(said, context, self.rate_weight)
             expected = self.codec.expected(context)
-            quiet = silent[rows][:, alive].ravel()
+            quiet = self._quiet(round_number, trunk, silent[rows], said, expected, context, alive)
             wanted[quiet] = expected[quiet]
             n_open += int((~quiet).sum())
             spoken = self._spoken(wanted, expected, quiet)
@@ -158,6 +165,25 @@ class Endpoint:
                 allowance_bits -= letter.bits
             debits += _bill(trunk, letter.bits, letter.stream_bits, int(alive.sum()))
         return Sent(frames, debits, estimate, n_open, n_spoken, n_dropped, dropped_bits)
+
+    def _quiet(
+        self,
+        round_number: int,
+        trunk: Trunk,
+        silent: Flags | NDArray[np.float32],
+        vectors: Vectors,
+        expected: Codes,
+        context: Codes,
+        alive: Flags,
+    ) -> Flags:
+        """Which messages [n] stay unsaid, because their agent is silent or the gate is shut."""
+        quiet, dice = silent[:, alive].ravel(), np.zeros(len(context))
+        if self.gate.draws or quiet.dtype != bool:
+            dice = np.concatenate([dice_of(round_number, route.sender, len(alive))[alive] for route in trunk.routes])
+        quiet = quiet if quiet.dtype == bool else dice < quiet
+        if self.gate.rule != "none":
+            quiet = quiet | self.gate.is_shut(vectors, self.codec.embed(expected, context), dice)
+        return quiet
 
     def _spoken(self, codes: Codes, expected: Codes, silent: Flags) -> Flags:
         """Messages that say something: not the expected code, or, without a codeword for silence, not silent."""

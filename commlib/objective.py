@@ -24,6 +24,7 @@ class LossTerms(NamedTuple):
         entropy: minus the exploration bonus, in reward (weight x nats).
         commitment: the codec's own losses, weighted.
         rate: bit_price x expected bits, in reward.
+        gate: the clipped surrogate of drawn talk decisions, in units of normalised advantage.
     """
 
     policy: Tensor
@@ -31,11 +32,12 @@ class LossTerms(NamedTuple):
     entropy: Tensor
     commitment: Tensor
     rate: Tensor
+    gate: Tensor
 
     @property
     def total(self) -> Tensor:
         """What is minimised."""
-        return self.policy + self.value + self.entropy + self.commitment + self.rate
+        return self.policy + self.value + self.entropy + self.commitment + self.rate + self.gate
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from commlib.codecs.frozen import TableCodec
 from commlib.codecs.prior import best_prior
 from commlib.config import RunConfig, StagesConfig
 from commlib.experiments.model import Calibration, Model, Rung, furnish
+from commlib.gate import Gate
 from commlib.ledger import Budget, Ledger
 from commlib.plan import make_plan
 from commlib.world import World
@@ -134,6 +135,7 @@ def calibrate(
     *,
     rate_aware: bool,
     knowledge: Knowledge | None = None,
+    is_event_gated: bool = False,
 ) -> Model:
     """The model with its prior counted and, if `rate_aware`, its price knob calibrated.
 
@@ -142,6 +144,8 @@ def calibrate(
     rehearsal = _Rehearsal(world, charging, stages.calibrate_worlds or 512, generator)
     _, contexts, codes = rehearsal.play(model, 0.0)
     model = refit(model, contexts, codes, knowledge)
+    if is_event_gated and len(codes):
+        model = _gated_by_events(model, rehearsal, contexts, codes, stages)
     codec = model.codec
     if not rate_aware or not isinstance(codec, TableCodec) or len(codes) < 2 or not codec.quantiser.is_searchable:
         return replace(model, calibration=Calibration(n_steps=rehearsal.n_steps))
@@ -163,6 +167,22 @@ def calibrate(
     weights = [0.0, *(share * variance for share in ladder)]
     rungs = tuple(rehearsal.measure(model, weight) for weight in weights)
     return replace(model, calibration=Calibration(rungs, weights.index(chosen.rate_weight), rehearsal.n_steps))
+
+
+def _gated_by_events(model: Model, rehearsal: _Rehearsal, contexts: Codes, codes: Codes, stages: StagesConfig) -> Model:
+    """The model with the highest threshold of the event gate that stays within the margin of none at all."""
+    variance = float(model.codec.embed(codes, contexts).var(0).sum())
+    model = replace(model, gate=Gate("event", 0.0))
+    always = rehearsal.measure(model, 0.0)
+    chosen = model
+    for share in np.geomspace(FIRST_RUNG, 4.0, stages.rungs or 11):
+        model = replace(model, gate=Gate("event", share * variance))
+        _, contexts, codes = rehearsal.play(model, 0.0)
+        model = refit(model, contexts, codes)
+        if not _holds(rehearsal.measure(model, 0.0), always, stages.margin):
+            break
+        chosen = model
+    return chosen
 
 
 def _best(tuned: list[tuple[Rung, Model]]) -> Rung:

@@ -83,7 +83,10 @@ def evaluate(
     world = for_evaluation(world)
     plan = make_plan(model.edges, partition(world.spec.n_agents, runtime.n_hosts), config.charging)
     furnish(runtime, plan, model)
-    if config.bit_price is not None and not model.calibration.rungs:
+    has_knob = (
+        bool(model.calibration.rungs) or config.stages.priced > 0
+    )  # a price acts on the encoder, or acted in training
+    if config.bit_price is not None and not has_knob:
         raise ConfigError(
             f"bit_price = {config.bit_price:g} has nothing to act on: {config.method} has no price-aware "
             f"encoder; leave it out"

@@ -16,6 +16,7 @@ from commlib.agents.desk import Desk, LearnedTeam
 from commlib.agents.policy import PolicySpec
 from commlib.agents.runtime import Runtime
 from commlib.codec import FrozenCodec
+from commlib.gate import Gate
 from commlib.message import Edge
 from commlib.plan import Plan
 
@@ -88,12 +89,14 @@ class Model:
         codec: what both ends of every link carry.
         edges: who may talk to whom.
         calibration: how the price knob was calibrated; empty if it was not.
+        gate: the rule that keeps messages back.
     """
 
     build_team: Callable[[list[int]], BatchedTeam]
     codec: FrozenCodec
     edges: tuple[Edge, ...]
     calibration: Calibration = field(default_factory=Calibration)
+    gate: Gate = Gate()
 
 
 def learned_team(spec: PolicySpec, weights: dict[str, Tensor], agents: list[int]) -> BatchedTeam:
@@ -103,8 +106,8 @@ def learned_team(spec: PolicySpec, weights: dict[str, Tensor], agents: list[int]
 
 def furnish(runtime: Runtime, plan: Plan, model: Model) -> None:
     """Put the model's agents behind the desks of a runtime's hosts."""
-    runtime.each("set_desk", [(_desk, host, plan, model.codec, model.build_team) for host in range(runtime.n_hosts)])
+    runtime.each("set_desk", [(_desk, host, plan, model) for host in range(runtime.n_hosts)])
 
 
-def _desk(host: int, plan: Plan, codec: FrozenCodec, build_team: Callable[[list[int]], BatchedTeam]) -> Desk:
-    return Desk(host, plan, codec, build_team(plan.agents_of(host)))
+def _desk(host: int, plan: Plan, model: Model) -> Desk:
+    return Desk(host, plan, model.codec, model.build_team(plan.agents_of(host)), model.gate)

@@ -37,6 +37,7 @@ from commlib.experiments.evaluate import evaluate, random_return
 from commlib.experiments.model import Calibration, Model, learned_team
 from commlib.experiments.progress import Display, make_display
 from commlib.experiments.worlds import make_world
+from commlib.gate import Gate
 from commlib.journal import Journal
 from commlib.message import Edge
 from commlib.objective import LossTerms, Objective
@@ -65,7 +66,7 @@ def stages_of(config: RunConfig) -> list[Stage]:
     return [Stage(*bound) for bound in bounds if bound[1] < bound[2]]
 
 
-def phase_of(config: RunConfig, stage: Stage, steps: int, bit_price: float) -> Phase:
+def phase_of(config: RunConfig, stage: Stage, steps: int, bit_price: float, gate: Gate | None = None) -> Phase:
     """What holds for the iteration that starts after `steps` environment steps."""
     learning = config.learning
     share = min(1.0, (steps - stage.start) / (stage.stop - stage.start))
@@ -82,6 +83,19 @@ def phase_of(config: RunConfig, stage: Stage, steps: int, bit_price: float) -> P
         use_gate=stage.name == "priced",
         all_edges=is_dense and config.topology == "commformer" and share < learning.warm_up,
         objective=Objective(learning.clip, learning.value_weight, price),
+        gate=gate if gate and stage.name == "priced" else Gate(),
+        throws_dice=stage.name == "priced" and config.gate in ("random", "sampled"),
+    )
+
+
+def policy_spec(config: RunConfig, world: WorldSpec) -> PolicySpec:
+    """The network that a configuration asks for."""
+    return PolicySpec.of(
+        world,
+        config.message_width,
+        config.learning.hidden,
+        gate=config.gate if config.gate in ("talk", "sampled") else "none",
+        aggregation=config.aggregation,
     )
 
 
@@ -89,7 +103,7 @@ def build_learner(config: RunConfig, world: WorldSpec, agents: list[int]) -> Lea
     """A host's learner; runs on the host, so that no module travels."""
     codec = make_codec(config.codec, config.message_width, config.codebook_size)
     topology = make_topology(config.topology, world.n_agents, config.density)
-    spec = PolicySpec.of(world, config.message_width, config.learning.hidden, has_gate=config.gate == "talk")
+    spec = policy_spec(config, world)
     return Learner(spec, agents, codec, topology, config.seed)
 
 
@@ -123,6 +137,7 @@ class Training:
         )
         self.generator = torch.Generator().manual_seed(config.seed)
         self.iteration, self.steps, self.bit_price = 0, 0, 0.0
+        self.gate = Gate("random", config.gate_rate) if config.gate == "random" else Gate()
         self.fitted, self.priced = False, False  # the stages that were entered
         self.seconds, self.cpu_seconds = 0.0, 0.0
         self.calibration_seconds, self.calibration_steps = 0.0, 0
@@ -149,7 +164,7 @@ class Training:
         """Iterations of one stage."""
         while self.steps < stage.stop:
             started, cpu = time.perf_counter(), time.process_time()
-            phase = phase_of(self.config, stage, self.steps, self.bit_price)
+            phase = phase_of(self.config, stage, self.steps, self.bit_price, self.gate)
             self.world.set_progress(min(1.0, self.steps / stages_of(self.config)[0].stop))
             rollout = collect(self.team, self.world, phase, self.learning, self.generator)
             terms = update(self.team, rollout, phase, self.learning, self.generator, self.iteration)
@@ -185,6 +200,7 @@ class Training:
         calibration = model.calibration
         found = calibration.bit_price(calibration.rate_weight(None))
         self.bit_price = found if self.config.bit_price is None else self.config.bit_price
+        self.gate = model.gate
         self.priced = True  # a price of 0 is a price: a resumed run must not look for another
 
     def share_codec(self) -> None:
@@ -196,11 +212,9 @@ class Training:
         self.display.say(f"{'calibrate':>10}  prior and price-aware encoder on the agents' own runs")
         weights, codec_state, edges = self.team.runtime.each("learner.deployed", [()] * self.runtime.n_hosts)[0]
         self.codec.load_state_dict(codec_state)
-        spec = PolicySpec.of(
-            self.world.spec, self.config.message_width, self.config.learning.hidden, has_gate=self.config.gate == "talk"
-        )
+        spec = policy_spec(self.config, self.world.spec)
         self.deployed = (spec, weights)
-        model = Model(partial(learned_team, spec, weights), self.codec.freeze(), edges)
+        model = Model(partial(learned_team, spec, weights), self.codec.freeze(), edges, gate=self.gate)
         self.world.set_progress(1.0)
         generator = torch.Generator().manual_seed(self.config.seed + 1)
         started = time.perf_counter()
@@ -212,6 +226,7 @@ class Training:
             generator,
             rate_aware=self.config.rate_aware,
             knowledge=knowledge,
+            is_event_gated=self.config.gate == "event",
         )
         self.calibration_seconds = time.perf_counter() - started
         self.calibration_steps = calibrated.calibration.n_steps
@@ -256,6 +271,7 @@ class Training:
             "fitted": self.fitted,
             "priced": self.priced,
             "bit_price": self.bit_price,
+            "gate_level": self.gate.level,
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
         }
@@ -271,6 +287,8 @@ class Training:
         position = checkpoint.position
         self.iteration, self.steps = position["iteration"], position["steps"]
         self.fitted, self.priced, self.bit_price = position["fitted"], position["priced"], position["bit_price"]
+        if self.config.gate in ("event", "random"):
+            self.gate = Gate(self.config.gate, position["gate_level"])
         self.seconds, self.cpu_seconds = position["seconds"], position["cpu_seconds"]
         tensors = dict(checkpoint.tensors)
         self.generator.set_state(tensors.pop("generator"))
@@ -389,7 +407,8 @@ def make_folder(folder: RunFolder, config: RunConfig) -> None:
 
 def save_model(model: Model, spec: PolicySpec, weights: dict[str, Tensor], folder: RunFolder) -> None:
     """Write the frozen codec with its calibration, and the policy, so that `load_model` finds them."""
-    calibration = {**model.calibration.to_json(), "edges": [list(edge) for edge in model.edges]}
+    edges = [list(edge) for edge in model.edges]
+    calibration = {**model.calibration.to_json(), "edges": edges, "gate": vars(model.gate)}
     save_codec(model.codec, folder.codec, calibration)  # type: ignore[arg-type]
     write_checkpoint(folder.codec.parent / "policy", Checkpoint(weights, vars(spec)))
 
@@ -441,7 +460,8 @@ def load_model(folder: RunFolder, world: World) -> Model:
     header = read_header(folder.codec)["calibration"]
     codec = load_codec(folder.codec)
     edges = tuple(Edge(*edge) for edge in header["edges"])
-    return Model(partial(learned_team, spec, checkpoint.tensors), codec, edges, Calibration.from_json(header))
+    calibration, gate = Calibration.from_json(header), Gate(**header["gate"])
+    return Model(partial(learned_team, spec, checkpoint.tensors), codec, edges, calibration, gate)
 
 
 __all__ = ["Stage", "Training", "load_model", "run_training", "stages_of", "train"]

@@ -31,6 +31,7 @@ from commlib.experiments.model import Model
 from commlib.experiments.progress import Display
 from commlib.experiments.train import build_learner
 from commlib.frame import run_id
+from commlib.gate import dice_of
 from commlib.journal import Journal
 from commlib.objective import Objective
 from commlib.plan import Plan, make_plan, partition
@@ -174,7 +175,8 @@ class Pupil:
             learner.codec.set_prior(model.codec.prior)
             learner.load_codec(learner.codec.state_dict())
         cast("nn.Module", learner.codec).eval()  # a code that is drawn in training is the likeliest one in use
-        phase = Phase(0.0, 0.0, 0.0, 0.0, 0.0, True, config.gate == "talk", False, Objective())
+        is_learned = config.gate in ("talk", "sampled")
+        phase = Phase(0.0, 0.0, 0.0, 0.0, 0.0, True, is_learned, False, Objective(), model.gate)
         return cls(learner, phase, model, world.spec.n_steps)
 
     def check(self, seen: Round, before: Codes, after: Codes) -> None:
@@ -183,7 +185,10 @@ class Pupil:
         alive = seen.alive
         elapsed = torch.full((len(alive),), seen.step / self.n_steps)
         context = torch.from_numpy(before).permute(1, 0, 2).contiguous()
-        said = self.learner.say(self.phase, torch.from_numpy(seen.observation), elapsed, context, None)
+        dice = np.stack([dice_of(seen.number, agent, len(alive)) for agent in range(len(before))], 1)[..., None]
+        said = self.learner.say(
+            self.phase, torch.from_numpy(seen.observation), elapsed, context, torch.from_numpy(dice)
+        )
         z = np.zeros((len(alive), len(after), self.model.codec.width), np.float32)
         for speaker in speakers:
             heard, own = after[speaker, alive], said.codes[:, speaker].numpy()[alive]

@@ -22,10 +22,15 @@ from commlib.objective import Objective
 from commlib.plan import Plan, partition
 from commlib.topology import make_topology
 
-SPEC = PolicySpec(
-    n_agents=4, observation_width=6, action_counts=(3, 5, 2, 5), message_width=4, hidden=16, has_gate=False
-)
-GATED = dataclasses.replace(SPEC, has_gate=True)
+SPEC = PolicySpec(n_agents=4, observation_width=6, action_counts=(3, 5, 2, 5), message_width=4, hidden=16)
+GATED = dataclasses.replace(SPEC, gate="talk")
+SPECS = {
+    "always": SPEC,
+    "gated": GATED,
+    "sampled, attention": dataclasses.replace(SPEC, gate="sampled", aggregation="attention"),
+    "mean": dataclasses.replace(SPEC, aggregation="mean"),
+    "signature": dataclasses.replace(SPEC, aggregation="signature", message_width=20),
+}
 PHASE = Phase(
     learning_rate=1e-3,
     edge_learning_rate=1e-2,
@@ -62,10 +67,13 @@ CODEC = fitted_codec()
 
 
 def learners(blocks, spec=SPEC, topology="commformer", codec=CODEC):
+    if spec.message_width != codec.width:
+        codec = VQCodec(spec.message_width, 8)
+        codec.fit(torch.rand(400, spec.message_width, generator=source(0)) * 2 - 1, source(1))
     return [Learner(spec, block, codec, make_topology(topology, 4), seed=3) for block in blocks]
 
 
-def samples(block, n_positions=1):
+def samples(block, n_positions=1, width=SPEC.message_width):
     draw = source(5)
     N, L = SPEC.n_agents, N_SAMPLES
     state = torch.randn(L, N, SPEC.observation_width, generator=draw)
@@ -80,7 +88,8 @@ def samples(block, n_positions=1):
         "context": torch.cat(
             [torch.randint(START, 8, (L, N, n_positions), generator=draw), torch.ones(L, N, 1, dtype=torch.int64)], -1
         ),
-        "noise": torch.randn(L, N, SPEC.message_width, generator=draw),
+        "noise": torch.randn(L, N, width, generator=draw),
+        "talk": (torch.rand(L, N, generator=draw) < 0.6).float(),
     }
     elapsed = torch.rand(L, generator=draw)
     return Samples(state=state, elapsed=elapsed, **{name: part[:, block] for name, part in whole.items()})
@@ -90,7 +99,7 @@ def one_update(team, phase, graph_seed=7):
     """The summed gradients of weights and edges, and the summed loss terms."""
     index = torch.arange(N_SAMPLES)[::2]
     for learner in team:
-        learner.load(samples(learner.agents))
+        learner.load(samples(learner.agents, width=learner.policy.spec.message_width))
     z_all = torch.cat([learner.forward_messages(phase, index, None) for learner in team], 1)
     legs = [learner.backward_actions(phase, z_all, graph_seed) for learner in team]
     gradient = sum(leg[0] for leg in legs)
@@ -99,7 +108,7 @@ def one_update(team, phase, graph_seed=7):
     return sum(share[0] for share in shares), sum(share[1] for share in shares), torch.stack(terms)
 
 
-@pytest.mark.parametrize("spec", [SPEC, GATED], ids=["always", "gated"])
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 @pytest.mark.parametrize("phase", PHASES.values(), ids=PHASES.keys())
 def test_hosts_together_compute_the_gradient_of_one(phase, spec):
     alone = one_update(learners(SPLITS[0], spec), phase)
@@ -110,16 +119,17 @@ def test_hosts_together_compute_the_gradient_of_one(phase, spec):
             assert torch.allclose(one, many, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("spec", [SPEC, GATED], ids=["always", "gated"])
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 @pytest.mark.parametrize("phase", PHASES.values(), ids=PHASES.keys())
 def test_the_cut_gradient_is_that_of_the_joint_loss(phase, spec):
     (learner,) = learners(SPLITS[0], spec)
     weights, edges, _ = one_update([learner], phase)
     weights, edges = weights.clone(), edges.clone()
-    s, index = samples([0, 1, 2, 3]), torch.arange(N_SAMPLES)[::2]
+    s, index = samples([0, 1, 2, 3], width=spec.message_width), torch.arange(N_SAMPLES)[::2]
     inputs = learner.policy.inputs(s.observation, learner.agents, s.elapsed)[index]
-    z, _, bits, _, losses = learner._messages(phase, inputs, s.context[index], s.noise[index])
-    log_p = learner._log_probs(phase, inputs, learner._inbox(z, learner._drawn(phase, 7)))
+    talk = s.talk[index] if spec.gate == "sampled" else None
+    z, _, bits, _, losses = learner._messages(phase, inputs, s.context[index], s.noise[index], talk)
+    log_p = learner._log_probs(phase, inputs, z, learner._drawn(phase, 7))
     even = torch.full_like(bits, 1 / bits.numel())
     active = even * s.active[index]
     log_ratio = log_p.gather(-1, s.action[index][..., None])[..., 0] - s.log_prob[index]
@@ -131,6 +141,10 @@ def test_the_cut_gradient_is_that_of_the_joint_loss(phase, spec):
         + phase.objective.rate(bits, even)
         + sum(losses.values())
     )
+    if talk is not None and phase.use_gate:
+        p = learner.policy.speak(inputs)[1].sigmoid()
+        said = torch.where(talk > 0, p, 1 - p).log()
+        loss = loss + phase.objective.policy(said - said.detach(), s.advantage[index], active)
     parameters = [*learner.policy.parameters(), learner.topology.logits]
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     flat = [torch.zeros(p.numel()) if g is None else g.flatten() for p, g in zip(parameters, gradients, strict=True)]
@@ -284,7 +298,8 @@ def test_a_floor_keeps_every_action_possible():
         learner.policy.actor[-1].bias[0] = 40
     s = samples([0, 1, 2, 3])
     learner.say(PHASE, s.observation, s.elapsed, s.context, s.noise)
-    log_p = learner._log_probs(PHASE._replace(floor=0.2), learner._inputs, torch.zeros(N_SAMPLES, 4, 4, 4))
+    phase, silence = PHASE._replace(floor=0.2), torch.zeros(N_SAMPLES, 4, 4)
+    log_p = learner._log_probs(phase, learner._inputs, silence, learner.adjacency(phase))
     expected = torch.tensor([0.2 / 3, 0.2 / 5, 0.2 / 2, 0.2 / 5])
     assert torch.allclose(log_p[:, :, 1].exp(), expected.expand(N_SAMPLES, 4), rtol=1e-4)
 
@@ -339,7 +354,7 @@ def test_a_policy_treats_each_agent_alone():
 
 def guide_team(n_hosts, codec_maker=lambda: Int8Codec(4)):
     world = Guide()
-    spec = PolicySpec.of(world.spec, message_width=4, hidden=16, has_gate=False)
+    spec = PolicySpec.of(world.spec, message_width=4, hidden=16)
     plan = Plan(partition(3, n_hosts), ())
     runtime = LocalRuntime(n_hosts)
     runtime.each(
