@@ -1,6 +1,6 @@
 """The main job, small: four methods on one world, each agent in a Ray actor of its own, under one budget, compared.
 
-`none` shows what the world is worth without messages, `dense` what wide floats reach and cost, `int8` is the strongest
+`none` shows what the world is worth without messages, `dense` what wide floats reach and cost, `int8-gated` is the strongest
 simple rival, and `ours` is vector-quantised messages with predictive silence on a learned graph. All four are trained by
 the same trainer for the same number of steps, then play over real frames between the actors, and the books are checked.
 """
@@ -29,7 +29,7 @@ from commlib.experiments.worlds import make_world
 from commlib.records import Result, RunFolder
 
 WORLD = "guide"
-METHODS = ("none", "dense", "int8", "ours")
+METHODS = ("none", "dense", "int8-gated", "ours")
 STEPS = 150_000
 EPISODES = 1024
 BUDGET = "2 kbit/step"

@@ -96,7 +96,7 @@ class Model:
     codec: FrozenCodec
     edges: tuple[Edge, ...]
     calibration: Calibration = field(default_factory=Calibration)
-    gate: Gate = Gate()
+    gate: Gate = Gate()  # noqa: RUF009 (frozen)
 
 
 def learned_team(spec: PolicySpec, weights: dict[str, Tensor], agents: list[int]) -> BatchedTeam:

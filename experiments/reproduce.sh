@@ -32,8 +32,8 @@ for seed in 0 1 2 3 4; do train traffic_junction_easy ours $seed; done
 for seed in 0 1 2 3 4; do train traffic_junction_easy dense $seed; done
 train traffic_junction_easy none 0
 # the strongest simple rival on the same graph, at the width of the demo and at its best width
-for seed in 0 1 2 3 4; do train guide int8 $seed $all; done
-for seed in 0 1 2 3 4; do TAG=x2 train guide int8 $seed --message-width 2 $all; done
+for seed in 0 1 2 3 4; do train guide int8-gated $seed $all; done
+for seed in 0 1 2 3 4; do TAG=x2 train guide int8-gated $seed --message-width 2 $all; done
 train mpe2:simple_speaker_listener_v4 ours 0 --steps 50000
 train pettingzoo:sisl/pursuit-v5 ours 0 --steps 5000
 train predator_prey_easy dense 0

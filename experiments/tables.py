@@ -2,7 +2,7 @@
 
 A page marks where a table goes and which files it shows:
 
-    <!-- table: guide-ours-* guide-int8-* -->
+    <!-- table: guide-ours-* guide-int8-gated-* -->
     ...
     <!-- end -->
 
