@@ -23,7 +23,7 @@ from commlib.errors import AgentError
 from commlib.gate import Gate
 from commlib.message import Edge
 from commlib.objective import LossTerms, Objective
-from commlib.topology import CommFormerTopology, FixedTopology, adjacency_of, full
+from commlib.topology import CommFormerTopology, FixedTopology, PrunedTopology, adjacency_of, full
 
 MAX_GRADIENT_NORM = 0.5
 
@@ -130,7 +130,12 @@ class Learner:
     """The part of the team that lives on one host, with its replica of the shared parameters."""
 
     def __init__(
-        self, spec: PolicySpec, agents: list[int], codec: Codec, topology: FixedTopology | CommFormerTopology, seed: int
+        self,
+        spec: PolicySpec,
+        agents: list[int],
+        codec: Codec,
+        topology: FixedTopology | CommFormerTopology | PrunedTopology,
+        seed: int,
     ) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # the same weights on every host
@@ -165,6 +170,31 @@ class Learner:
     def values(self, state: Tensor, elapsed: Tensor) -> Tensor:
         """The critic's values [L, N] of states [L, N, O]."""
         return self.policy.value(state, elapsed)
+
+    @torch.no_grad()
+    def influence(self, phase: Phase, observation: Tensor, elapsed: Tensor, z_all: Tensor, active: Tensor) -> Tensor:
+        """How far this host's agents' actions move when a sender falls silent, in nats, [n, N]; 0 on closed edges.
+
+        KL(p(action | all heard) || p(action | all but one)), the mean over samples in which the listener is active, from
+        observations [L, n, O], messages [L, N, D] (Ding et al. 2020, arXiv:2006.06455, eq. 2).
+        """
+        inputs, adjacency_SR = self.policy.inputs(observation, self.agents, elapsed), self.adjacency(phase)
+        with_all = self._log_probs(phase, inputs, z_all, adjacency_SR)
+        weight = active.float() / active.float().sum(0).clamp_min(1)
+        moved = torch.zeros(len(self.agents), len(adjacency_SR))
+        for sender in adjacency_SR.any(1).nonzero()[:, 0].tolist():
+            without_SR = adjacency_SR.clone()
+            without_SR[sender] = 0
+            log_p = self._log_probs(phase, inputs, z_all, without_SR)
+            kl = (with_all.exp() * (with_all.clamp_min(-30) - log_p.clamp_min(-30))).sum(-1)
+            moved[:, sender] = (kl * weight).sum(0)
+        return moved * adjacency_SR.T[self.agents]
+
+    def keep_edges(self, edges: tuple[Edge, ...]) -> None:
+        """Close all other edges of a graph that can be pruned."""
+        if not isinstance(self.topology, PrunedTopology):
+            raise AgentError("this graph cannot be pruned; take the topology `pruned`")
+        self.topology.keep(edges)
 
     # --- updates ------------------------------------------------------------------------------------------------------
 
@@ -254,7 +284,8 @@ class Learner:
         flat = {"weights": self._weights, "edges": self._edges}
         tensors = {f"{n}.{k}": getattr(f, k).clone() for n, f in flat.items() for k in ("vector", "mean", "square")}
         counts = {f"{name}.n_updates": torch.tensor(f.n_updates) for name, f in flat.items()}
-        return tensors | counts | {f"codec.{k}": v.clone() for k, v in self.codec.state_dict().items()}
+        modules = {"codec": self.codec.state_dict(), "graph": dict(self.topology.named_buffers())}
+        return tensors | counts | {f"{name}.{k}": v.clone() for name, m in modules.items() for k, v in m.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Continue from a checkpoint."""
@@ -262,6 +293,8 @@ class Learner:
             for key in ("vector", "mean", "square"):
                 getattr(flat, key).copy_(state[f"{name}.{key}"])
             flat.n_updates = int(state[f"{name}.n_updates"])
+        for name, buffer in self.topology.named_buffers():
+            buffer.copy_(state[f"graph.{name}"])
         self.load_codec({k.removeprefix("codec."): v for k, v in state.items() if k.startswith("codec.")})
 
     def load_codec(self, state: dict[str, Tensor]) -> None:

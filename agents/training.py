@@ -33,8 +33,8 @@ class Learning:
         n_minibatches: updates per pass.
         gamma: discount.
         gae_lambda: of generalised advantage estimation.
-        edges_every: a learned graph is updated in every n-th epoch, alone (CommFormer's bilevel schedule).
-        has_learned_graph: whether there is one.
+        edges_every: a learned graph is updated in every n-th epoch, alone (CommFormer's bilevel schedule); 0: never.
+        has_learned_graph: whether the graph is drawn anew for each update.
     """
 
     n_worlds: int
@@ -193,14 +193,15 @@ def update(
     n_samples = len(state)
     totals: list[LossTerms] = []
     pending: Gradients | None = None  # applied with the next question, to save a call
-    learns_edges = learning.has_learned_graph and phase.edge_learning_rate > 0
+    draws_edges = learning.has_learned_graph and phase.edge_learning_rate > 0
     for epoch in range(learning.n_epochs):
-        step_edges = learns_edges and (iteration * learning.n_epochs + epoch + 1) % learning.edges_every == 0
+        nth = iteration * learning.n_epochs + epoch + 1
+        step_edges = draws_edges and learning.edges_every > 0 and nth % learning.edges_every == 0
         order = torch.randperm(n_samples, generator=generator)
         for index in order.chunk(learning.n_minibatches):
             seed = int(torch.randint(2**31, (1,), generator=generator))
             z = torch.cat(team.each("learner.forward_messages", phase, index, pending), 1)
-            legs = team.each("learner.backward_actions", phase, z, seed if learns_edges else None)
+            legs = team.each("learner.backward_actions", phase, z, seed if draws_edges else None)
             gradient = sum((leg[0] for leg in legs[1:]), legs[0][0])
             shares = team.each("learner.backward_messages", mine(gradient))
             weights = sum((s[0] for s in shares[1:]), shares[0][0])

@@ -49,6 +49,7 @@ class LearningConfig(_Frozen):
 class StagesConfig(_Frozen):
     """How the steps are spent: dense, then through the codec, then optionally under the price."""
 
+    prune: float = Field(0.3, ge=0, lt=1, description="share of the steps in which a pruned graph is cut back")
     fine_tune: float = Field(0.2, ge=0, lt=1, description="share of the steps trained through the codec")
     fine_tune_rate: float = Field(0.3, gt=0, description="learning rate there, as a share of the first one")
     priced: float = Field(0.0, ge=0, lt=1, description="share of the steps trained under the bit price (optional)")
@@ -113,9 +114,11 @@ class RunConfig(_Frozen):
             raise ValueError(
                 f"the {self.gate} gate is learned in the priced stage; give it steps, such as --stages.priced 0.2"
             )
-        if self.stages.fine_tune + self.stages.priced >= 1:
+        prune = self.stages.prune if self.topology == "pruned" else 0.0
+        if self.stages.fine_tune + self.stages.priced + prune >= 1:
             raise ValueError(
-                "stages.fine_tune and stages.priced must leave steps for the dense stage: less than 1 together"
+                "stages.fine_tune, stages.priced and stages.prune must leave steps for the dense stage: less than 1 "
+                "together"
             )
         return self
 

@@ -126,19 +126,59 @@ class CommFormerTopology(nn.Module):
         return edges_of(self._top(self._scores().detach()))
 
 
+MISSING = 0.1
+"""The share of a pruned graph's edges that is missing from a draw."""
+
+
+class PrunedTopology(nn.Module):
+    """A graph that starts full and is cut back to the edges that are worth their price.
+
+    Like clearing a switchboard: unplug one cord after the other, those first whose silence would change least of what
+    listeners do, and stop before anybody is missed. What an edge is worth is measured by the learner: how far the
+    listener's actions move when the sender's message is taken away (the causal effect of I2C: Ding et al. 2020,
+    arXiv:2006.06455, eq. 2). In training some edges are missing from each draw, so that listeners get used to silence.
+    """
+
+    adjacency_SR: Tensor
+
+    def __init__(self, n_agents: int) -> None:
+        super().__init__()
+        self.n_agents = n_agents
+        self.register_buffer("adjacency_SR", full(n_agents).sample(torch.Generator()))
+
+    def keep(self, edges: tuple[Edge, ...]) -> None:
+        """Only these edges stay open."""
+        self.adjacency_SR.copy_(adjacency_of(edges, self.n_agents))
+
+    def sample(self, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
+        """The graph as it stands, without a few edges that are drawn anew each time; at temperature 0 all of it."""
+        if temperature == 0:
+            return self.adjacency_SR.clone()
+        return self.adjacency_SR * (torch.rand(self.adjacency_SR.shape, generator=generator) >= MISSING)
+
+    def edges(self) -> tuple[Edge, ...]:
+        """The graph as it stands."""
+        return edges_of(self.adjacency_SR)
+
+
 TOPOLOGIES = {
     "none": "nobody talks",
     "full": "everybody to everybody",
     "ring": "agent i to agent i + 1, the last one to the first",
     "chain": "agent i to agent i + 1, the last one to nobody",
     "commformer": "learned static graph, k senders per receiver (arXiv:2405.08550)",
+    "pruned": "full at first, then only the edges that listeners act upon (after arXiv:2006.06455)",
 }
 
 
-def make_topology(name: str, n_agents: int, density: float = 0.4) -> FixedTopology | CommFormerTopology:
+def make_topology(
+    name: str, n_agents: int, density: float = 0.4
+) -> FixedTopology | CommFormerTopology | PrunedTopology:
     """A built-in topology by name."""
     if name == "commformer":
         return CommFormerTopology(n_agents, density) if n_agents > 1 else none(n_agents)
+    if name == "pruned":
+        return PrunedTopology(n_agents)
     makers = {"none": none, "full": full, "ring": ring, "chain": chain}
     if name not in makers:
         raise ConfigError(f"no topology is called {name!r}; there are {', '.join(TOPOLOGIES)}")

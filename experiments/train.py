@@ -13,6 +13,7 @@ A run that was killed continues from its last checkpoint and ends with the same 
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from commlib.agents.learner import Learner, Phase
 from commlib.agents.policy import PolicySpec
+from commlib.agents.pruning import KEPT, cut, judge
 from commlib.agents.runtime import Runtime
 from commlib.agents.training import Learning, Rollout, Team, collect, update
 from commlib.codecs.build import make_codec
@@ -60,17 +62,25 @@ class Stage(NamedTuple):
 
 def stages_of(config: RunConfig) -> list[Stage]:
     """The stages that have any steps, in order."""
-    fine, priced = int(config.steps * config.stages.fine_tune), int(config.steps * config.stages.priced)
-    dense = config.steps - fine - priced
-    bounds = [("dense", 0, dense), ("fine-tune", dense, dense + fine), ("priced", dense + fine, config.steps)]
-    return [Stage(*bound) for bound in bounds if bound[1] < bound[2]]
+    shares = config.stages
+    later = {
+        "prune": shares.prune if config.topology == "pruned" else 0.0,
+        "fine-tune": shares.fine_tune,
+        "priced": shares.priced,
+    }
+    steps = {name: int(config.steps * share) for name, share in later.items()}
+    stages, start = [], 0
+    for name, length in {"dense": config.steps - sum(steps.values()), **steps}.items():
+        stages += [Stage(name, start, start + length)] if length else []
+        start += length
+    return stages
 
 
 def phase_of(config: RunConfig, stage: Stage, steps: int, bit_price: float, gate: Gate | None = None) -> Phase:
     """What holds for the iteration that starts after `steps` environment steps."""
     learning = config.learning
     share = min(1.0, (steps - stage.start) / (stage.stop - stage.start))
-    is_dense = stage.name == "dense"
+    is_dense, has_codec = stage.name == "dense", stage.name in ("fine-tune", "priced")
     price = bit_price * share if stage.name == "priced" else 0.0  # a price that jumps shuts agents up for good
     first_rate = learning.learning_rate * (1.0 if is_dense else config.stages.fine_tune_rate)
     return Phase(
@@ -79,7 +89,7 @@ def phase_of(config: RunConfig, stage: Stage, steps: int, bit_price: float, gate
         entropy_weight=learning.entropy_weight * (1 - share) if is_dense else 0.0,
         floor=learning.floor * max(0.0, 1 - share / 0.7) if is_dense else 0.0,
         noise=learning.noise if is_dense else 0.0,
-        use_codec=not is_dense,
+        use_codec=has_codec,
         use_gate=stage.name == "priced",
         all_edges=is_dense and config.topology == "commformer" and share < learning.warm_up,
         objective=Objective(learning.clip, learning.value_weight, price),
@@ -132,8 +142,8 @@ class Training:
             n_minibatches=learning.n_minibatches,
             gamma=learning.gamma,
             gae_lambda=learning.gae_lambda,
-            edges_every=learning.edges_every,
-            has_learned_graph=config.topology == "commformer",
+            edges_every=learning.edges_every if config.topology == "commformer" else 0,
+            has_learned_graph=config.topology in ("commformer", "pruned"),
         )
         self.generator = torch.Generator().manual_seed(config.seed)
         self.iteration, self.steps, self.bit_price = 0, 0, 0.0
@@ -149,20 +159,45 @@ class Training:
         for stage in stages_of(self.config):
             if self.steps >= stage.stop:
                 continue
+            if stage.name == "prune":
+                self.prune(stage)
+                self.save()
+                continue
             if stage.name != "dense" and not self.fitted:
                 self.fit()
             if stage.name == "priced" and not self.priced:
                 self.set_price()
-            self.learn(stage)
+            self.learn(stage, stage.stop)
             self.save()
         if not self.fitted and self.config.codec != "float32":
             self.fit()
             self.save()
         return self.calibrated(Knowledge(self.config.prior, self.config.ages))
 
-    def learn(self, stage: Stage) -> None:
-        """Iterations of one stage."""
-        while self.steps < stage.stop:
+    def prune(self, stage: Stage) -> None:
+        """Cut edges, train on, look again; what a cut cost too much is undone. Not saved before it is done."""
+        phase = phase_of(self.config, stage, stage.start, 0.0)
+        n, has_success, margin = self.world.spec.n_agents, bool(self.world.spec.success), self.config.stages.margin
+        seed = int(torch.randint(2**31, (1,), generator=self.generator))
+        edges = tuple(Edge(s, r) for s in range(n) for r in range(n) if s != r)
+        n_cuts = max(1, math.ceil(math.log(max(2, n)) / -math.log(KEPT)))  # down to one sender per receiver
+        judged = best = judge(self.team, self.world, phase, self.learning, seed)
+        for nth in range(1, n_cuts + 1):
+            before, kept = self.team.runtime.each("learner.state", [()] * self.runtime.n_hosts)[0], edges
+            edges = cut(self.team, phase, judged.rollout, kept)
+            self.learn(stage, stage.start + nth * (stage.stop - stage.start) // n_cuts)
+            judged = judge(self.team, self.world, phase, self.learning, seed)
+            if not judged.holds(best, 2 * margin, has_success=has_success):
+                self.team.each("learner.load_state", before)
+                edges = kept
+                break
+            best = best.better(judged, has_success=has_success)
+        self.learn(stage, stage.stop)
+        self.display.say(f"{'prune':>10}  {len(edges)} of {n * (n - 1)} edges are worth keeping")
+
+    def learn(self, stage: Stage, stop: int) -> None:
+        """Iterations of one stage, up to so many steps."""
+        while self.steps < stop:
             started, cpu = time.perf_counter(), time.process_time()
             phase = phase_of(self.config, stage, self.steps, self.bit_price, self.gate)
             self.world.set_progress(min(1.0, self.steps / stages_of(self.config)[0].stop))
@@ -173,7 +208,7 @@ class Training:
             self.seconds += time.perf_counter() - started
             self.cpu_seconds += time.process_time() - cpu
             self.note(stage, phase, rollout, terms)
-            if self.iteration == 1 or self.iteration % CHECKPOINT_EVERY == 0:
+            if stage.name != "prune" and (self.iteration == 1 or self.iteration % CHECKPOINT_EVERY == 0):
                 self.save()
 
     def fit(self) -> None:
