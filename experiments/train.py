@@ -365,17 +365,28 @@ def check_folder(folder: RunFolder, config: RunConfig, *, resume: bool) -> None:
     if folder.config.is_file():
         if not resume:
             raise RunError(f"{folder.path} holds a run already; choose another --out, or continue it with --resume")
-        stored = make_config((str(folder.config), read_yaml(folder.config)))
-        unlike = [name for name in type(config).model_fields if getattr(stored, name) != getattr(config, name)]
-        if unlike:
+        if other := other_setting(folder, config):
             raise ConfigError(
-                f"{folder.path} holds a run with other settings: {unlike[0]} is {getattr(stored, unlike[0])!s:.60} there, "
-                f"{getattr(config, unlike[0])!s:.60} here; to continue it as it was: commlib train --resume --out "
-                f"{folder.path}"
+                f"{folder.path} holds a run with other settings: {other}; to continue it as it was: commlib train "
+                f"--resume --out {folder.path}"
             )
         return
     if resume:
         raise RunError(f"{folder.path} holds no run to resume; start it without --resume")
+
+
+def other_setting(folder: RunFolder, config: RunConfig) -> str:
+    """The first setting in which the run of a folder is not this one, as "seed is 0 there, 1 here"; empty if there is none.
+
+    Raises:
+        ConfigError: the folder's configuration is damaged.
+    """
+    stored = make_config((str(folder.config), read_yaml(folder.config)))
+    for name in type(config).model_fields:
+        there, here = getattr(stored, name), getattr(config, name)
+        if there != here:
+            return f"{name} is {there!s:.60} there, {here!s:.60} here"
+    return ""
 
 
 def make_folder(folder: RunFolder, config: RunConfig) -> None:
