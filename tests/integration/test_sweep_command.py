@@ -65,9 +65,9 @@ def test_a_sweep_goes_on_after_an_interrupt_and_past_a_damaged_run(sweep, tmp_pa
     assert not (first / "result.json").exists()
     assert not second.exists()
 
-    position = first / "checkpoint" / "position.json"
-    position.parent.mkdir(exist_ok=True)  # the interrupt may have come before the first checkpoint
-    position.write_text("{")
+    checkpoint = first / "checkpoint" / "state.safetensors"
+    checkpoint.parent.mkdir(exist_ok=True)  # the interrupt may have come before the first checkpoint
+    checkpoint.write_bytes(b"damaged")
     code, record, err = sweep()
     assert code == cli.FAILED
     runs = {run["path"]: run for run in record["runs"]}
@@ -75,13 +75,13 @@ def test_a_sweep_goes_on_after_an_interrupt_and_past_a_damaged_run(sweep, tmp_pa
         "guide-ours-1",
         "guide-ours-1/at-budget-8-bit-step",
     ]
-    assert "position.json" in runs["guide-ours-0"]["error"]
-    assert "failed  guide-ours-0: " in err
+    assert runs["guide-ours-0"]["error"].startswith(
+        "the checkpoint guide-ours-0/checkpoint/state.safetensors is damaged"
+    )
+    assert "failed  guide-ours-0: the checkpoint" in err
     assert [(row["seeds"], row["n_failed"], row["n_planned"]) for row in record["rows"]] == [([1], 1, 2)] * 2
 
-    for path in position.parent.iterdir():
-        path.unlink()
-    position.parent.rmdir()
+    checkpoint.unlink()
     before = {path: path.read_bytes() for path in second.rglob("*") if path.is_file()}
     code, record, err = sweep()
     assert code == cli.GOOD, err

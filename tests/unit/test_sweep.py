@@ -3,7 +3,9 @@
 import doctest
 import io
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -13,11 +15,12 @@ from rich.console import Console
 from commlib.config import write_yaml
 from commlib.errors import ConfigError, RunError
 from commlib.experiments import children, cli, sweep_plan, train
-from commlib.experiments.children import Commlib, locked, stop_all
+from commlib.experiments.children import Commlib, interrupted_by_signals, locked, stop_all
 from commlib.experiments.compose import complete
 from commlib.experiments.sweep import Standing, command, run_sweep, share_done
 from commlib.experiments.sweep_plan import Axes, check_folders, plan_sweep, seeds_in
 from commlib.experiments.sweep_table import (
+    LiveBoard,
     PlainBoard,
     QuietBoard,
     progress_line,
@@ -348,6 +351,13 @@ def test_a_folder_has_one_sweep_at_a_time_also_through_a_child_that_was_left_beh
         pass
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_ends_a_batch_job_is_taken_as_an_interrupt(number):
+    with pytest.raises(KeyboardInterrupt), interrupted_by_signals():
+        os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
 # --- what is shown
 
 
@@ -398,6 +408,18 @@ def test_the_json_is_one_object_without_folders_of_this_machine(plan, monkeypatc
         (None, [0], 1),
         (0.25, [0], 1),
     ]
+
+
+def test_on_a_terminal_the_table_itself_fills(plan):
+    screen = io.StringIO()
+    board, standing = LiveBoard(Console(file=screen, force_terminal=True, width=200, height=60)), Standing(plan())
+    try:
+        run_sweep(standing, 1, board, Crew())
+    finally:
+        board.close()
+        board.close()
+    shown = screen.getvalue()
+    assert "2 of 2" in shown
 
 
 def test_lines_tell_each_end(plan, capsys):
