@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -376,16 +377,22 @@ def check_folder(folder: RunFolder, config: RunConfig, *, resume: bool) -> None:
 
 
 def other_setting(folder: RunFolder, config: RunConfig) -> str:
-    """The first setting in which the run of a folder is not this one, as "seed is 0 there, 1 here"; empty if there is none.
+    """The first setting in which a folder's run is not this one, as "learning.gamma is 0.8 there, 0.5 here"; else empty.
 
     Raises:
         ConfigError: the folder's configuration is damaged.
     """
     stored = make_config((str(folder.config), read_yaml(folder.config)))
-    for name in type(config).model_fields:
-        there, here = getattr(stored, name), getattr(config, name)
+    return _first_difference(stored.model_dump(), config.model_dump())
+
+
+def _first_difference(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> str:
+    for name, here in wanted.items():
+        there = stored[name]
+        if isinstance(here, Mapping) and (inner := _first_difference(there, here, f"{prefix}{name}.")):
+            return inner
         if there != here:
-            return f"{name} is {there!s:.60} there, {here!s:.60} here"
+            return f"{prefix}{name} is {there!s:.60} there, {here!s:.60} here"
     return ""
 
 

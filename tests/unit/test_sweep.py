@@ -248,6 +248,10 @@ def test_a_folder_with_another_run_is_refused_by_name_and_setting(plan):
     finish(plan().trainings[1])
     with pytest.raises(ConfigError, match=r"guide-ours-1 holds a run with other settings: steps is 100 there, 7 here"):
         check_folders(plan({**GIVEN, "steps": 7}))
+    with pytest.raises(
+        ConfigError, match=r"guide-ours-1 .*: learning.gamma is 0.8 there, 0.5 here; choose another --out"
+    ):
+        check_folders(plan({**GIVEN, "learning": {"n_worlds": "4", "gamma": "0.5"}}))
     check_folders(plan(seeds=[0, 1, 2]))
     with pytest.raises(ConfigError, match=r"at-budget-8-bit-step holds a run with other .*: episodes is 8 there"):
         check_folders(plan({**GIVEN, "episodes": 9}, budgets=["8 bit/step"], seeds=[0]))
