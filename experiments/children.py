@@ -51,7 +51,7 @@ class Commlib:
 
     Args:
         words: the command line without `commlib` in front.
-        log: what it writes to stderr goes there; the file is removed if all went well.
+        log: what it writes to stderr goes there; the file is removed if all went well, or if nothing is in it.
         lock: an open file that is to stay locked as long as the process lives.
     """
 
@@ -85,14 +85,19 @@ class Commlib:
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+        self._last_words()
 
     def complaint(self) -> str:
         """After its end, what went wrong, in one sentence; empty if nothing did."""
-        code = self._process.wait()
-        if code == 0:
+        code, log = self._process.wait(), self._last_words()
+        return _sentence(code, log) if code else ""
+
+    def _last_words(self) -> str:
+        """What it wrote to stderr; a log that is of no use any more is removed."""
+        log = self._log.read_text(encoding="utf-8", errors="replace") if self._log.exists() else ""
+        if not log or self._process.returncode == 0:
             self._log.unlink(missing_ok=True)
-            return ""
-        return _sentence(code, self._log.read_text(encoding="utf-8", errors="replace"))
+        return log
 
 
 def _sentence(code: int, log: str) -> str:

@@ -15,7 +15,7 @@ from commlib.experiments.children import locked
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = [
-    "--seeds", "2", "--steps", "1280", "--episodes", "8", "--learning.n-worlds", "16", "--learning.hidden", "16",
+    "--seeds", "2", "--steps", "3200", "--episodes", "8", "--learning.n-worlds", "16", "--learning.hidden", "16",
     "--codebook-size", "8", "--stages.calibrate-worlds", "8", "--stages.calibrate-rounds", "1", "--stages.rungs", "2",
     "--budgets", "none,8 bit/step",
 ]  # fmt: skip

@@ -328,6 +328,7 @@ def test_a_process_that_is_stopped_says_by_what(tmp_path):
         child = Commlib(["list", "worlds"], tmp_path / "log", lock)
         stop_all([child])
     assert child.complaint() == "was killed by signal 15 (Terminated)"
+    assert not (tmp_path / "log").exists()
 
 
 @pytest.mark.parametrize(
