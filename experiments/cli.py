@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -103,12 +104,17 @@ def _settings(
 
     `default` makes the configuration that the settings change, from the command's own flags; `change` lays them over it.
     """
+    known, given = _own_and_given(parser, argv)
+    return known, change(default(known), given)
+
+
+def _own_and_given(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """A command's own flags, and the settings given with them, nested where there is a dot."""
     if {"-h", "--help"} & set(argv):
         _help_with_settings(parser)
     own, settings = _divided(parser, argv)
     known, unknown = parser.parse_known_args(own)
-    given = _given(settings + unknown, parser.prog)
-    return known, change(default(known), given)
+    return known, _given(settings + unknown, parser.prog)
 
 
 def _divided(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[list[str], list[str]]:
@@ -281,6 +287,73 @@ def _evaluate(argv: list[str]) -> int:
     _say_bill(console, result)
     console.print(f"run folder: {out}", highlight=False)
     return GOOD
+
+
+def _sweep(argv: list[str]) -> int:
+    parser = _Parser(
+        "commlib sweep",
+        description="Train worlds x methods x seeds, play each team at budgets x prices, and average over seeds. What is "
+        "done already is not done again; what was cut off goes on.",
+        add_help=False,
+    )
+    parser.add_argument("worlds", metavar="WORLD", nargs="+", help="as for `commlib train`")
+    parser.add_argument("--methods", default="ours", metavar="A,B", help="recipes; default ours")
+    parser.add_argument("--seeds", default="5", metavar="N|A,B", help="how many, or which, with a comma; default 5")
+    parser.add_argument(
+        "--budgets", default="", metavar="A,B", help='"8 bit/step,none": played after training; default: as trained'
+    )
+    parser.add_argument(
+        "--bit-prices", default="", metavar="A,B", help='"default,0,0.01": played after training; default: as trained'
+    )
+    parser.add_argument("--jobs", type=int, metavar="N", help="processes at a time, of one thread; default: the cores")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings, for all trainings")
+    parser.add_argument("--out", type=Path, metavar="DIR", default=Path("runs/sweep"), help="default runs/sweep")
+    _add_common(parser)
+    known, given = _own_and_given(parser, argv)
+    for name, plural in {"world": "WORLD", "method": "--methods", "seed": "--seeds"}.items():
+        if name in given:
+            raise Usage(f"a sweep takes {plural}, not --{name}; see `{parser.prog} --help`")
+    n_jobs = _cores() if known.jobs is None else known.jobs
+    if n_jobs < 1:
+        raise Usage(f"--jobs {n_jobs} would never end; give 1 or more")
+    from commlib.experiments.children import Commlib, interrupted_by_signals, locked
+    from commlib.experiments.sweep import Standing, run_sweep
+    from commlib.experiments.sweep_plan import Axes, check_folders, plan_sweep, seeds_in, words_in
+    from commlib.experiments.sweep_table import make_board, sweep_json, sweep_table
+
+    axes = Axes(
+        list(dict.fromkeys(known.worlds)),
+        words_in(known.methods) or ["ours"],
+        seeds_in(known.seeds),
+        words_in(known.budgets),
+        words_in(known.bit_prices),
+    )
+    plan = plan_sweep(axes, given, known.config, known.out)
+    check_folders(plan)
+    standing = Standing(plan)
+    with locked(known.out) as lock, interrupted_by_signals():
+        board = make_board(is_quiet=known.quiet)
+        try:
+            run_sweep(standing, n_jobs, board, lambda task, words: Commlib(words, task.log, lock))
+        except KeyboardInterrupt:
+            board.close()
+            sys.stderr.write(
+                f"\ncommlib: interrupted with {len(standing.results)} of {len(plan.tasks)} runs done; the same command "
+                f"goes on from there\n"
+            )
+            return INTERRUPTED
+        finally:
+            board.close()
+    _write_json(known.json, sweep_json(standing))
+    console = _console(known.json)
+    console.print(sweep_table(standing))
+    console.print(f"run folders: {known.out}; next: commlib report {known.out}/*/", highlight=False)
+    return GOOD if standing.is_good else FAILED
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _config_of(run: Path) -> RunConfig:
@@ -514,6 +587,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "demo": ("the main job, small: four methods on Ray actors, the table, a report", _demo),
     "train": ("train a team in stages, then evaluate it over charged frames", _train),
     "evaluate": ("play a trained team again: other runtime, budget, price, episodes", _evaluate),
+    "sweep": ("train worlds x methods x seeds in processes of their own; averages over seeds", _sweep),
     "calibrate": ("fit a codec to your own agents or vectors, without training", _calibrate),
     "report": ("table, figures and one self-contained HTML page", _report),
     "audit": ("reconcile a run's books; exit 1 on any difference", _audit),

@@ -8,7 +8,7 @@ Shapes: R resamples, n values.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -116,6 +116,38 @@ def estimate(values: Sequence[float] | Floats) -> Estimate:
     else:
         ci95 = bootstrap_ci(values_n, generator=np.random.default_rng(_SEED))
     return Estimate(mean=float(values_n.mean()), ci95=ci95, n=n)
+
+
+class OverSeeds(NamedTuple):
+    """A figure over n runs that differ only in their seed: the interquartile mean of the runs' own figures.
+
+    `ci95` is the bootstrap interval over runs; None of one run alone. `iqm` is None where no run has such a figure.
+    """
+
+    iqm: float | None
+    ci95: tuple[float, float] | None
+    n: int
+
+
+def over_seeds(values: Sequence[float | None]) -> OverSeeds:
+    """The interquartile mean over runs, each of which counts once, as its mean over episodes.
+
+    Not over episodes: they are no independent trainings, and the middle half of successes that are 0 or 1 is 1 from three
+    quarters on. A run without such a figure is left out.
+
+    >>> over_seeds([0.5]), over_seeds([None]).iqm
+    (OverSeeds(iqm=0.5, ci95=None, n=1), None)
+
+    Raises:
+        RunError: a value is not finite.
+    """
+    there = [value for value in values if value is not None]
+    if not there:
+        return OverSeeds(None, None, 0)
+    middle = float(iqm(there))
+    if len(there) == 1:
+        return OverSeeds(middle, None, 1)
+    return OverSeeds(middle, bootstrap_ci(there, generator=np.random.default_rng(0), statistic=iqm), len(there))
 
 
 def _finite(values: ArrayLike) -> Floats:

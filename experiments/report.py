@@ -15,7 +15,7 @@ import numpy as np
 from commlib.errors import ConfigError, RunError
 from commlib.experiments import figures
 from commlib.experiments.evidence import Group, Run, group_runs, read_runs, world_spec
-from commlib.experiments.intervals import bootstrap_ci, iqm
+from commlib.experiments.intervals import over_seeds
 from commlib.experiments.page import Content, Html, document, join, table, tag
 from commlib.records import Estimate, Result, RunFolder, write_whole
 from commlib.units import format_bits
@@ -430,11 +430,11 @@ def _over_seeds(groups: list[Group]) -> Html | None:
         return None
 
     def over(values: list[float | None], scale: float) -> str:
-        there = [scale * value for value in values if value is not None]
-        if not there:
+        found = over_seeds([None if value is None else scale * value for value in values])
+        if found.iqm is None:
             return NONE
-        low, high = bootstrap_ci(there, generator=np.random.default_rng(0), statistic=iqm)
-        return f"{number(float(iqm(there)))} [{number(low)}, {number(high)}]"
+        side = "" if found.ci95 is None else f" [{number(found.ci95[0])}, {number(found.ci95[1])}]"
+        return number(found.iqm) + side
 
     rows = [
         (

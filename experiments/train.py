@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -418,17 +419,34 @@ def check_folder(folder: RunFolder, config: RunConfig, *, resume: bool) -> None:
     if folder.config.is_file():
         if not resume:
             raise RunError(f"{folder.path} holds a run already; choose another --out, or continue it with --resume")
-        stored = make_config((str(folder.config), read_yaml(folder.config)))
-        unlike = [name for name in type(config).model_fields if getattr(stored, name) != getattr(config, name)]
-        if unlike:
+        if other := other_setting(folder, config):
             raise ConfigError(
-                f"{folder.path} holds a run with other settings: {unlike[0]} is {getattr(stored, unlike[0])!s:.60} there, "
-                f"{getattr(config, unlike[0])!s:.60} here; to continue it as it was: commlib train --resume --out "
-                f"{folder.path}"
+                f"{folder.path} holds a run with other settings: {other}; to continue it as it was: commlib train "
+                f"--resume --out {folder.path}"
             )
         return
     if resume:
         raise RunError(f"{folder.path} holds no run to resume; start it without --resume")
+
+
+def other_setting(folder: RunFolder, config: RunConfig) -> str:
+    """The first setting in which a folder's run is not this one, as "learning.gamma is 0.8 there, 0.5 here"; else empty.
+
+    Raises:
+        ConfigError: the folder's configuration is damaged.
+    """
+    stored = make_config((str(folder.config), read_yaml(folder.config)))
+    return _first_difference(stored.model_dump(), config.model_dump())
+
+
+def _first_difference(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> str:
+    for name, here in wanted.items():
+        there = stored[name]
+        if isinstance(here, Mapping) and (inner := _first_difference(there, here, f"{prefix}{name}.")):
+            return inner
+        if there != here:
+            return f"{prefix}{name} is {there!s:.60} there, {here!s:.60} here"
+    return ""
 
 
 def make_folder(folder: RunFolder, config: RunConfig) -> None:

@@ -72,6 +72,17 @@ WRONG = {
     ),
     "figure of another kind": (["bench", "wire", "--plot", "wire.pdf"], "wire.pdf is no .png file"),
     "figure in no folder": (["bench", "wire", "--plot", "no/wire.png"], "the folder of no/wire.png does not exist"),
+    "sweep nothing": (["sweep"], "the following arguments are required: WORLD"),
+    "sweep an unknown world": (["sweep", "guide", "gudie"], "there is no world 'gudie'; did you mean guide_v1?"),
+    "sweep an unknown method": (
+        ["sweep", "guide", "--methods", "our"],
+        "no method is called 'our'; did you mean 'ours'?",
+    ),
+    "sweep no seeds": (["sweep", "guide", "--seeds", "few"], "--seeds 'few' means no seeds"),
+    "sweep one seed": (["sweep", "guide", "--seed", "3"], "a sweep takes --seeds, not --seed"),
+    "sweep with a wrong budget": (["sweep", "guide", "--budgets", "none,64"], "the budget '64' has no unit"),
+    "sweep with a wrong setting": (["sweep", "guide", "--steps", "0"], "steps = '0'"),
+    "sweep with no process": (["sweep", "guide", "--jobs", "0"], "--jobs 0 would never end"),
     "demo on something else": (["demo", "--runtime", "gpu"], "invalid choice: 'gpu'"),
 }
 

@@ -5,7 +5,7 @@ import pytest
 
 from commlib.errors import RunError
 from commlib.experiments import intervals
-from commlib.experiments.intervals import bootstrap_ci, estimate, iqm, wilson_ci
+from commlib.experiments.intervals import bootstrap_ci, estimate, iqm, over_seeds, wilson_ci
 
 
 def generator():
@@ -107,3 +107,10 @@ def test_nothing_has_no_interval():
         bootstrap_ci([], generator=generator())
     with pytest.raises(RunError, match="no values"):
         iqm([])
+
+
+def test_over_seeds_each_run_counts_once_and_one_without_a_figure_does_not():
+    told = over_seeds([0.0, 0.9, None, 0.9, 1.0, 1.0])
+    assert told.iqm == pytest.approx(2.8 / 3)
+    assert told.n == 5
+    assert told.ci95 == bootstrap_ci([0.0, 0.9, 0.9, 1.0, 1.0], generator=generator(), statistic=iqm)
