@@ -58,33 +58,36 @@ def check_action(action: Tensor, spec: WorldSpec, n_worlds: int) -> None:
 
 
 class Guide:
-    """Three agents on a 5x5 grid, 10 steps; each sees its own cell and the goal of the next agent in the ring.
+    """Three agents (or more) on a 5x5 grid, 10 steps; each sees its own cell and the goal of the next one in the ring.
 
     Start cells and goals are uniform and independent, so that a goal carries exactly log2 25 bits. Actions: stay, up,
     down, left, right. Reward per agent and step: by how much its Manhattan distance to its own goal shrank, less 0.05
     when it is off the goal after the move. The episode always lasts 10 steps and everybody is active throughout.
 
-    Observation [50] of agent i: one-hot of its own cell [25], one-hot of the goal of agent (i+1) % 3 [25].
+    Observation [50] of agent i: one-hot of its own cell [25], one-hot of the goal of agent (i+1) % N [25]. With more
+    agents than three nothing changes but the ring, which is harder to find: each hears N - 1 others, of whom one knows.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, n_agents: int = N_AGENTS) -> None:
+        if n_agents < 2:
+            raise WorldError(f"a ring of guides needs at least 2 agents, not {n_agents}; nobody can guide itself")
         n_cells = SIZE * SIZE
         self._spec = WorldSpec(
-            name="guide_v1",
-            n_agents=N_AGENTS,
+            name="guide_v1" if n_agents == N_AGENTS else f"guide_{n_agents}_v1",
+            n_agents=n_agents,
             observation_width=2 * n_cells,
-            action_counts=(len(MOVES),) * N_AGENTS,
+            action_counts=(len(MOVES),) * n_agents,
             n_steps=N_STEPS,
             success="share of the agents that stand on their own goal at the end",
             must_say="log2 25 = 4.64 bits per agent per episode, once, along one edge: "
-            "sender i tells agent (i+1) % 3 its goal",
+            f"sender i tells agent (i+1) % {n_agents} its goal",
             bound_bits=math.log2(n_cells),
             source="commlib (ours)",
         )
         self._next_cell = move_table(SIZE)
         self._distance = distance_table(SIZE)
         self._one_hot = torch.eye(n_cells)
-        self._cell_BN = self._goal_BN = torch.zeros(0, N_AGENTS, dtype=torch.int64)
+        self._cell_BN = self._goal_BN = torch.zeros(0, n_agents, dtype=torch.int64)
         self._clock = 0
 
     @property
@@ -97,10 +100,10 @@ class Guide:
         device = generator.device
         self._next_cell, self._distance = self._next_cell.to(device), self._distance.to(device)
         self._one_hot = self._one_hot.to(device)
-        drawn = torch.randint(SIZE * SIZE, (2, n_worlds, N_AGENTS), generator=generator, device=device)
+        drawn = torch.randint(SIZE * SIZE, (2, n_worlds, self._spec.n_agents), generator=generator, device=device)
         self._cell_BN, self._goal_BN = drawn[0], drawn[1]
         self._clock = 0
-        return self._out(torch.zeros(n_worlds, N_AGENTS, device=device))
+        return self._out(torch.zeros(n_worlds, self._spec.n_agents, device=device))
 
     def step(self, action: Tensor) -> WorldStep:
         """Move everybody at once; after the last step nothing moves and nothing is paid."""
@@ -126,7 +129,11 @@ class Guide:
     def _out(self, reward: Tensor) -> WorldStep:
         neighbours_goal_BN = self._goal_BN.roll(-1, dims=1)
         observation = torch.cat((self._one_hot[self._cell_BN], self._one_hot[neighbours_goal_BN]), dim=-1)
-        n_worlds, device = len(self._cell_BN), self._cell_BN.device
         is_over = self._clock == N_STEPS
-        done = torch.full((n_worlds,), is_over, device=device)
-        return WorldStep(observation, reward, done, torch.full((n_worlds, N_AGENTS), not is_over, device=device))
+        done = torch.full((len(self._cell_BN),), is_over, device=self._cell_BN.device)
+        return WorldStep(observation, reward, done, torch.full_like(self._cell_BN, not is_over, dtype=torch.bool))
+
+
+def guide_8() -> Guide:
+    """Build the ring of eight: of 56 edges, 8 carry something."""
+    return Guide(8)

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from commlib.errors import ConfigError
 from commlib.experiments.world_digits import Digits
-from commlib.experiments.world_guide import Guide
+from commlib.experiments.world_guide import Guide, guide_8
 from commlib.experiments.world_predator_prey import predator_prey_easy, predator_prey_medium
+from commlib.experiments.world_secret import Secret
 from commlib.experiments.world_speaker_listener import SpeakerListener
 from commlib.experiments.world_traffic_junction import TrafficJunction
 from commlib.plugins import load_object, nearest
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
 _BUILT_IN: dict[str, Callable[[], World]] = {
     "digits_v1": Digits,
     "guide_v1": Guide,
+    "guide_8_v1": guide_8,
     "predator_prey_easy_v1": predator_prey_easy,
     "predator_prey_medium_v1": predator_prey_medium,
+    "secret_v1": Secret,
     "speaker_listener_v1": SpeakerListener,
     "traffic_junction_easy_v1": TrafficJunction,
 }

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from commlib.errors import WorldError
-from commlib.experiments.world_guide import Guide
+from commlib.experiments.world_guide import Guide, guide_8
+from commlib.testing import check_world
 
 STAY, UP, DOWN, LEFT, RIGHT = range(5)
 
@@ -90,3 +91,29 @@ def test_wrong_actions_are_refused():
         world.step(torch.zeros(2, 4, dtype=torch.int64))
     with pytest.raises(WorldError, match=r"0\.\.4, got 0\.\.5"):
         world.step(torch.tensor([[0, 0, 0], [0, 5, 0]]))
+
+
+@pytest.mark.parametrize("make", [Guide, guide_8])
+def test_it_keeps_the_laws_of_a_world(make):
+    check_world(make())
+
+
+def test_eight_agents_play_by_the_same_rules():
+    spec = guide_8().spec
+    assert (spec.name, spec.n_agents, spec.observation_width, spec.n_steps) == ("guide_8_v1", 8, 50, 10)
+    assert spec.bound_bits == Guide().spec.bound_bits
+    world = guide_8()
+    world.reset(1, generator())
+    world._cell_BN, world._goal_BN = torch.arange(8)[None], torch.arange(10, 18)[None]
+    out = world.step(torch.tensor([[STAY] * 7 + [DOWN]]))
+    assert out.observation[0, :, :25].argmax(1).tolist() == [0, 1, 2, 3, 4, 5, 6, 12]
+    assert out.observation[0, :, 25:].argmax(1).tolist() == [11, 12, 13, 14, 15, 16, 17, 10]
+    torch.testing.assert_close(out.reward, torch.tensor([[-0.05] * 7 + [0.95]]))
+    world._cell_BN = world._goal_BN.clone()
+    assert world.success().tolist() == [1.0]
+
+
+def test_three_agents_are_the_guide_of_old():
+    assert Guide(3).spec == Guide().spec
+    with pytest.raises(WorldError, match="at least 2"):
+        Guide(1)

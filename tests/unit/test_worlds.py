@@ -14,6 +14,7 @@ from commlib.experiments.world_digits import Digits
 from commlib.experiments.world_guide import Guide
 from commlib.experiments.world_pettingzoo import PettingZooWorld
 from commlib.experiments.world_predator_prey import PredatorPrey
+from commlib.experiments.world_secret import Secret
 from commlib.experiments.world_speaker_listener import SpeakerListener
 from commlib.experiments.world_traffic_junction import TrafficJunction
 from commlib.experiments.worlds import list_worlds, make_world
@@ -54,8 +55,10 @@ class NeedsSize:
         ("digits", Digits, "digits_v1"),
         ("guide", Guide, "guide_v1"),
         ("guide_v1", Guide, "guide_v1"),
+        ("guide_8", Guide, "guide_8_v1"),
         ("predator_prey_easy", PredatorPrey, "predator_prey_easy_v1"),
         ("predator_prey_medium", PredatorPrey, "predator_prey_medium_v1"),
+        ("secret", Secret, "secret_v1"),
         ("speaker_listener", SpeakerListener, "speaker_listener_v1"),
         ("traffic_junction_easy_v1", TrafficJunction, "traffic_junction_easy_v1"),
     ],
@@ -68,7 +71,7 @@ def test_built_in_names(name, kind, full_name):
 
 def test_every_listed_world_can_be_made_by_its_name():
     assert [make_world(spec.name).spec for spec in list_worlds()] == list_worlds()
-    assert len(list_worlds()) == 6
+    assert len(list_worlds()) == 8
 
 
 def test_worlds_are_listed_without_loading_their_material():
@@ -111,7 +114,7 @@ def test_entry_points(monkeypatch):
     [
         ("gide", "there is no world 'gide'; did you mean guide_v1"),
         ("guide_v2", "did you mean guide_v1"),
-        ("xyz", "there are digits_v1, guide_v1, predator_prey_easy_v1"),
+        ("xyz", "there are digits_v1, guide_8_v1, guide_v1, predator_prey_easy_v1"),
         (":", "there is no world ':'"),
         ("pettingzoo:sisl/pursuit-v4", "pettingzoo.sisl has no pursuit_v4; pursuit_v5 is what is installed"),
         ("pettingzoo:sisl/persuit-v5", "did you mean pursuit_v5"),
