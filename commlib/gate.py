@@ -2,7 +2,7 @@
 
 A doorman with one rule. `random` lets in a share of the callers, whoever they are: the control that every cleverer doorman
 has to beat at the same rate. `event` lets in whoever has news: the message moved by more than a threshold from what its
-listeners have (event-triggered communication: Hu et al. 2021, arXiv:2010.04978; Zhang et al. 2020, TMC, arXiv:2010.10670).
+listeners have (event-triggered communication: Hu et al. 2021, arXiv:2010.04978; Zhang et al. 2020, TMC, arXiv:2010.14391).
 What is not let in is silence, and silence means what the codec says it means.
 
 Shapes: n messages, D message width.

@@ -1,0 +1,43 @@
+"""A graph that is cut back: the edges that matter stay, and a cut that costs too much is undone."""
+
+import pytest
+import torch
+
+from commlib.agents.pruning import Judged
+from commlib.experiments.train import train
+from commlib.topology import MISSING, PrunedTopology, make_topology, ring
+
+
+def test_a_pruned_graph_keeps_the_laws_and_forgets_what_was_cut():
+    graph = make_topology("pruned", 4)
+    assert isinstance(graph, PrunedTopology)
+    assert len(graph.edges()) == 12
+    graph.keep(ring(4).edges())
+    assert graph.edges() == ring(4).edges()
+    assert not (graph.sample(torch.Generator().manual_seed(0)) > ring(4).sample(torch.Generator())).any()
+    assert torch.equal(graph.sample(torch.Generator(), temperature=0.0), ring(4).sample(torch.Generator()))
+    draws = torch.stack([PrunedTopology(4).sample(torch.Generator().manual_seed(s)) for s in range(400)])
+    missing = 1 - draws.sum((1, 2)).mean() / 12
+    assert missing == pytest.approx(MISSING, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("success", "return_", "has_success", "holds"),
+    [(0.95, -9.0, True, True), (0.93, 9.0, True, False), (0.0, -1.04, False, True), (0.9, -1.06, False, False)],
+)
+def test_a_graph_is_judged_by_success_or_else_by_return(success, return_, has_success, holds):
+    best = Judged(0.98, -1.0, None)
+    assert (
+        Judged(success, return_, None).holds(best, 0.05 if not has_success else 0.04, has_success=has_success) == holds
+    )
+
+
+def test_training_on_a_world_of_needless_talk_cuts_edges_and_resumes_alike(tmp_path):
+    settings = {
+        "steps": 60_000, "episodes": 64, "topology": "pruned", "quiet": True,
+        "stages": {"fine_tune": 0.1, "margin": 0.5, "rungs": 1, "calibrate_worlds": 32},
+    }  # fmt: skip
+    one = train("guide", out=tmp_path / "one", **settings)
+    again = train("guide", out=tmp_path / "two", **settings)
+    assert len(one.edges) < 6, "with such a margin something is always cut"
+    assert (one.edges, one.success, one.bits) == (again.edges, again.success, again.bits)
