@@ -55,7 +55,7 @@ def test_an_agent_that_hears_nobody_hears_nothing(kind):
 
 @pytest.mark.parametrize("kind", AGGREGATIONS)
 def test_gradient_reaches_every_part_of_the_listener_every_message_and_every_edge(kind):
-    policy, inputs, inbox, is_open = heard_by(kind)
+    policy, inputs, _, is_open = heard_by(kind)
     edges, message = is_open.clone().requires_grad_(), torch.randn(7, 5, 20, requires_grad=True)
     told = edges[None, :, :, None] * message[:, None]
     policy.act(inputs, told, [1, 3], edges).square().sum().backward()
