@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from commlib.agent import Agent, Soloists, checked_reply
 from commlib.agents.play import Books, play
@@ -97,14 +98,13 @@ def graph_of(config: RunConfig, world: World) -> tuple[Edge, ...]:
 
 def lossless_team(factory: Callable[[int], Agent], world: World, edges: tuple[Edge, ...], width: int) -> Model:
     """The user's agents over a channel that loses nothing."""
-    return Model(partial(soloists, factory, world.spec, edges, width), Float32Codec(width).freeze(), edges)
+    return Model(partial(soloists, factory, world.spec, width), Float32Codec(width).freeze(), edges)
 
 
 def soloists(
-    factory: Callable[[int], Agent], spec: WorldSpec, edges: tuple[Edge, ...], width: int, agents: list[int]
+    factory: Callable[[int], Agent], spec: WorldSpec, width: int, agents: list[int], senders: NDArray[np.int64]
 ) -> Soloists:
     """The user's agents of one host as a team."""
-    senders = [[edge.sender for edge in edges if edge.receiver == agent] for agent in agents]
     return Soloists(factory, agents, senders, width, [spec.action_counts[agent] for agent in agents])
 
 

@@ -27,7 +27,7 @@ N_WORLDS = 20
 class Talkers:
     """Agents that all say something new in every step, and act by chance."""
 
-    def __init__(self, agents):
+    def __init__(self, agents, senders):
         self.agents = agents
 
     def reset(self, n_worlds):
@@ -290,7 +290,7 @@ def test_a_host_that_bills_less_than_it_sends_gets_nothing_carried(lie):
         if method != "desk.speak":
             return answers
         if lie == "bills":
-            return [answers[0]._replace(debits=[]), *answers[1:]]
+            return [answers[0]._replace(bills=[]), *answers[1:]]
         return [answers[0]._replace(frames={1: answers[0].frames[0]}), *answers[1:]]
 
     stage.runtime.each = lying
@@ -304,5 +304,5 @@ def test_a_watcher_sees_what_was_charged():
     tally = stage.play(watcher=seen.append)
     assert [round_.step for round_ in seen] == list(range(10))
     assert sum(8 * len(frame) for round_ in seen for frame in round_.frames.values()) == tally.wire_bits
-    assert sum(debit.bits for round_ in seen for sent in round_.sent for debit in sent.debits) == tally.wire_bits
+    assert sum(bill.bits for round_ in seen for sent in round_.sent for bill in sent.bills) == tally.wire_bits
     assert all(round_.action.shape == (N_WORLDS, 3) for round_ in seen)
