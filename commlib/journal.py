@@ -10,11 +10,13 @@ import json
 import sqlite3
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 from commlib.errors import JournalError
 from commlib.units import Bits
@@ -26,6 +28,7 @@ Key: TypeAlias = tuple[str, int, int]
 """(holder, epoch, sequence): what makes a retry of a lease or a settlement recognisable."""
 State: TypeAlias = Literal["open", "settled", "released", "fenced", "overspent"]
 _Row: TypeAlias = tuple[str | int, ...]
+_Slip = TypeVar("_Slip")
 
 
 class Entry(NamedTuple):
@@ -291,11 +294,11 @@ class Journal:
 
     def add_entries(self, entries: Sequence[Entry]) -> None:
         """Book the debits of a lease."""
-        self._insert("entries", [_entry_row(entry) for entry in entries])
+        self._insert("entries", entries, _entry_row)
 
     def add_receipts(self, receipts: Sequence[Receipt]) -> None:
         """Book what receivers heard; those that stand here already change nothing."""
-        self._insert("receipts", [_receipt_row(receipt) for receipt in receipts])
+        self._insert("receipts", receipts, _receipt_row)
 
     def add_drop(self, sequence: int, n_messages: int, bits: Bits) -> bool:
         """Book messages that were not sent for want of bits; False if that is a retry."""
@@ -442,12 +445,15 @@ class Journal:
             pass  # a closed or broken connection: SQLite takes the round back when the file is next opened
         return True
 
-    def _insert(self, table: str, rows: Sequence[_Row]) -> int:
-        """Insert rows and count the new ones; one that differs from a recorded row with its key is a conflict."""
-        n_new = self._execute_many(_INSERT[table], rows).rowcount
-        if n_new < len(rows):
+    def _insert(self, table: str, slips: Sequence[_Slip], row_of: Callable[[_Slip], _Row] = tuple) -> int:
+        """Insert rows and count the new ones; one that differs from a recorded row with its key is a conflict.
+
+        Rows are made as they are written: none of a round's many stays behind for the garbage collector.
+        """
+        n_new = self._execute_many(_INSERT[table], map(row_of, slips)).rowcount
+        if n_new < len(slips):
             n_key = _COLUMNS[table][0]
-            for row in rows:
+            for row in map(row_of, slips):
                 recorded = self._execute(_FIND[table], row[:n_key]).fetchone()
                 if recorded != row:
                     raise self._conflict(table, row, recorded)
@@ -459,7 +465,7 @@ class Journal:
         except sqlite3.Error as error:
             raise self._fail_with(error) from error
 
-    def _execute_many(self, sql: str, rows: Sequence[_Row]) -> sqlite3.Cursor:
+    def _execute_many(self, sql: str, rows: Iterable[_Row]) -> sqlite3.Cursor:
         try:
             return self._connection.executemany(sql, rows)
         except sqlite3.Error as error:
@@ -491,9 +497,15 @@ class Journal:
 
 def _entry_row(entry: Entry) -> _Row:
     epoch, sequence, round_, sender, receivers, n_messages, bits, payload_bits, holder = entry
-    return holder, epoch, sequence, sender, ",".join(map(str, receivers)), round_, n_messages, bits, payload_bits
+    return holder, epoch, sequence, sender, _listed(receivers), round_, n_messages, bits, payload_bits
 
 
-def _receipt_row(receipt: Receipt) -> _Row:
-    holder, epoch, sequence, round_, sender, receiver, n_messages, bits = receipt
-    return holder, epoch, sequence, sender, receiver, round_, n_messages, bits
+@lru_cache(maxsize=1 << 14)
+def _listed(receivers: tuple[int, ...]) -> str:
+    """Receivers in a column; a plan has the same ones in every round."""
+    return ",".join(map(str, receivers))
+
+
+_receipt_row: Final[Callable[[Receipt], _Row]] = itemgetter(
+    *(Receipt._fields.index(column) for column in _COLUMNS["receipts"][1])
+)

@@ -9,10 +9,11 @@ checkpoint, gives back what was recorded the first time and changes nothing.
 """
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from types import TracebackType
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 from commlib.errors import BudgetError, LeaseError, OverBudget
 from commlib.journal import Entry, Journal, Key, Lease, Receipt, State, Statement
@@ -179,7 +180,9 @@ class Ledger:
             LeaseError: The entries are not of this lease; or it was closed in another way before; or they cost more
                 than it holds, and then the whole lease counts as spent and the entries are not booked.
         """
-        rows = [_checked_entry(entry, lease) for entry in entries]
+        rows = list(entries)
+        if not _are_sound(rows, lease):
+            rows = [_checked_entry(entry, lease) for entry in rows]
         if len({(row.sender, row.receivers) for row in rows}) != len(rows):
             raise LeaseError(f"{_named(lease.key)} has two entries of one sender to the same receivers; add them up")
         bits = sum(row.bits for row in rows)
@@ -232,10 +235,13 @@ class Ledger:
 
         Raises LeaseError for news from a fenced holder, JournalError for a receipt that differs from its first version.
         """
-        rows = [_checked_receipt(receipt) for receipt in receipts]
+        rows = list(receipts)
+        if not all(map(_are_whole, [*zip(*rows, strict=True)][1:])):
+            rows = [_checked_receipt(receipt) for receipt in rows]
         with self.round():
-            for row in rows:
-                if row.epoch != self.epoch(row.holder) and not self.journal.has_receipt(row):
+            is_current = {named: named[1] == self.epoch(named[0]) for named in {row[:2] for row in rows}}
+            for row in () if all(is_current.values()) else rows:
+                if not is_current[row[:2]] and not self.journal.has_receipt(row):
                     self._check_epoch(row.holder, row.epoch)
             self.journal.add_receipts(rows)
 
@@ -311,6 +317,25 @@ def _whole(what: str, n: int) -> int:
     if not 0 <= whole < MOST_BITS:
         raise BudgetError(f"{what} of {whole} is out of range; it must be at least 0 and below 2^62")
     return whole
+
+
+def _are_whole(numbers: Collection[object]) -> bool:
+    """Whether all are plain whole numbers in range: looked at as a column, in a fraction of the time of one by one."""
+    return set(map(type, numbers)) == {int} and all(0 <= n < MOST_BITS for n in cast("set[int]", set(numbers)))
+
+
+def _are_sound(entries: Sequence[Entry], lease: Lease) -> bool:
+    """Whether there is nothing to mend or to refuse in any entry; if there is, `_checked_entry` finds it."""
+    if not entries:
+        return True
+    epochs, sequences, rounds, senders, receivers, n_messages, bits, payload_bits, holders = zip(*entries, strict=True)
+    heard_by = list(chain.from_iterable(receivers))
+    numbers = (epochs, sequences, rounds, senders, n_messages, bits, payload_bits, heard_by)
+    return (
+        set(zip(holders, epochs, sequences, strict=True)) == {lease.key}
+        and all(map(_are_whole, numbers))
+        and all(listed and tuple(sorted(set(listed))) == listed for listed in receivers)
+    )
 
 
 def _checked_entry(entry: Entry, lease: Lease) -> Entry:
