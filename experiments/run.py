@@ -58,7 +58,7 @@ def run(
         world: a name, a live world, a PettingZoo `ParallelEnv` or a factory of one.
         agent: called with an agent id; anything with ``act(observation, inbox) -> (action, message)``.
         codec: vq, int8, float32 or ``package.module:Class``.
-        topology: none, full, ring or commformer.
+        topology: a name from `commlib list topologies`.
         budget: shared by all agents, such as ``"64 bit/step"``; None caps nothing.
         runtime: local or ray.
         quiet: show no progress.
@@ -93,7 +93,7 @@ def run(
 
 def graph_of(config: RunConfig, world: World) -> tuple[Edge, ...]:
     """Who may talk to whom, as configured."""
-    return make_topology(config.topology, world.spec.n_agents, config.density).edges()
+    return make_topology(config.topology, world.spec.n_agents, config.density, config.graph_seed).edges()
 
 
 def lossless_team(factory: Callable[[int], Agent], world: World, edges: tuple[Edge, ...], width: int) -> Model:

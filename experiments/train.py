@@ -88,7 +88,7 @@ def phase_of(config: RunConfig, stage: Stage, steps: int, bit_price: float) -> P
 def build_learner(config: RunConfig, world: WorldSpec, agents: list[int]) -> Learner:
     """A host's learner; runs on the host, so that no module travels."""
     codec = make_codec(config.codec, config.message_width, config.codebook_size)
-    topology = make_topology(config.topology, world.n_agents, config.density)
+    topology = make_topology(config.topology, world.n_agents, config.density, config.graph_seed)
     spec = PolicySpec.of(world, config.message_width, config.learning.hidden, has_gate=config.gate == "talk")
     return Learner(spec, agents, codec, topology, config.seed)
 
@@ -357,7 +357,7 @@ def check_names(config: RunConfig, world: WorldSpec) -> None:
     """Refuse what cannot be built before anything is written."""
     n_hosts(config, world.n_agents)
     check_storable(make_codec(config.codec, config.message_width, config.codebook_size).freeze())
-    make_topology(config.topology, world.n_agents, config.density)
+    make_topology(config.topology, world.n_agents, config.density, config.graph_seed)
 
 
 def check_folder(folder: RunFolder, config: RunConfig, *, resume: bool) -> None:
