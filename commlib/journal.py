@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
@@ -129,8 +130,20 @@ _COLUMNS: Final[dict[str, tuple[int, tuple[str, ...]]]] = {
     "drops": (1, ("sequence", "n_messages", "bits")),
     "fences": (2, ("holder", "epoch")),
 }
+
+
+def _places(columns: tuple[str, ...]) -> str:
+    return f"({', '.join('?' * len(columns))})"
+
+
 _INSERT: Final = {
-    table: f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) ON CONFLICT DO NOTHING"
+    table: f"INSERT INTO {table} ({', '.join(columns)}) VALUES {_places(columns)} ON CONFLICT DO NOTHING"
+    for table, (_, columns) in _COLUMNS.items()
+}
+_BLOCK: Final = 128
+"""Rows that one statement inserts where there are many: half the time of as many statements."""
+_INSERT_BLOCK: Final = {
+    table: _INSERT[table].replace(_places(columns), ", ".join([_places(columns)] * _BLOCK))
     for table, (_, columns) in _COLUMNS.items()
 }
 _FIND: Final = {
@@ -446,13 +459,14 @@ class Journal:
         return True
 
     def _insert(self, table: str, slips: Sequence[_Slip], row_of: Callable[[_Slip], _Row] = tuple) -> int:
-        """Insert rows and count the new ones; one that differs from a recorded row with its key is a conflict.
-
-        Rows are made as they are written: none of a round's many stays behind for the garbage collector.
-        """
-        n_new = self._execute_many(_INSERT[table], map(row_of, slips)).rowcount
+        """Insert rows and count the new ones; one that differs from a recorded row with its key is a conflict."""
+        n_key, columns = _COLUMNS[table]
+        n_whole, size = len(slips) // _BLOCK * _BLOCK, _BLOCK * len(columns)
+        fields = list(chain.from_iterable(map(row_of, slips[:n_whole])))
+        blocks = (fields[start : start + size] for start in range(0, len(fields), size))
+        n_new = self._execute_many(_INSERT_BLOCK[table], blocks).rowcount if n_whole else 0
+        n_new += self._execute_many(_INSERT[table], map(row_of, slips[n_whole:])).rowcount
         if n_new < len(slips):
-            n_key = _COLUMNS[table][0]
             for row in map(row_of, slips):
                 recorded = self._execute(_FIND[table], row[:n_key]).fetchone()
                 if recorded != row:
@@ -465,7 +479,7 @@ class Journal:
         except sqlite3.Error as error:
             raise self._fail_with(error) from error
 
-    def _execute_many(self, sql: str, rows: Iterable[_Row]) -> sqlite3.Cursor:
+    def _execute_many(self, sql: str, rows: Iterable[Sequence[str | int]]) -> sqlite3.Cursor:
         try:
             return self._connection.executemany(sql, rows)
         except sqlite3.Error as error:
