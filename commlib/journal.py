@@ -281,7 +281,7 @@ class Journal:
     def set_meta(self, key: str, value: Json) -> None:
         """Note a fact about the run (the charging rule, its id, the budget); a fact is noted once and stays."""
         with self.round():
-            self._insert("meta", [(key, json.dumps(value, sort_keys=True))])
+            self._insert("meta", [(key, json.dumps(value, sort_keys=True))], _as_it_is)
 
     def add_allowance(
         self, kind: Literal["grant", "withdrawal"], sequence: int, bits: Bits, taken: Bits
@@ -315,11 +315,11 @@ class Journal:
 
     def add_drop(self, sequence: int, n_messages: int, bits: Bits) -> bool:
         """Book messages that were not sent for want of bits; False if that is a retry."""
-        return self._insert("drops", [(sequence, n_messages, bits)]) == 1
+        return self._insert("drops", [(sequence, n_messages, bits)], _as_it_is) == 1
 
     def add_fence(self, holder: str, epoch: int) -> None:
         """Book that `holder` continues under `epoch`."""
-        self._insert("fences", [(holder, epoch)])
+        self._insert("fences", [(holder, epoch)], _as_it_is)
 
     # What is read.
 
@@ -458,7 +458,7 @@ class Journal:
             pass  # a closed or broken connection: SQLite takes the round back when the file is next opened
         return True
 
-    def _insert(self, table: str, slips: Sequence[_Slip], row_of: Callable[[_Slip], _Row] = tuple) -> int:
+    def _insert(self, table: str, slips: Sequence[_Slip], row_of: Callable[[_Slip], _Row]) -> int:
         """Insert rows and count the new ones; one that differs from a recorded row with its key is a conflict."""
         n_key, columns = _COLUMNS[table]
         n_whole, size = len(slips) // _BLOCK * _BLOCK, _BLOCK * len(columns)
@@ -512,6 +512,10 @@ class Journal:
 def _entry_row(entry: Entry) -> _Row:
     epoch, sequence, round_, sender, receivers, n_messages, bits, payload_bits, holder = entry
     return holder, epoch, sequence, sender, _listed(receivers), round_, n_messages, bits, payload_bits
+
+
+def _as_it_is(row: _Row) -> _Row:
+    return row
 
 
 @lru_cache(maxsize=1 << 14)

@@ -15,7 +15,7 @@ import statistics
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -40,6 +40,7 @@ from commlib.topology import FixedTopology, full, knn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from rich.table import Table
 
 TARGETS = {
     "slope": Target(at_most=1.1),
@@ -74,7 +75,8 @@ def measure(seed: int, quick: bool, say: Say) -> Measured:
                 town.close()
     for row in rows:
         say(f"memory of {row['n_agents']} agents, {row['graph']}")
-        row["bytes_per_agent"] = _peak_bytes(row["graph"], row["n_agents"], seed) / row["n_agents"]
+        row["bytes"] = _peak_bytes(row["graph"], row["n_agents"], seed)
+        row["bytes_per_agent"] = row["bytes"] / row["n_agents"]
     sparse = [row for row in rows if row["graph"] == "knn"]
     summary = {
         "slope": _slope(sparse, "n_edges", "seconds_per_round"),
@@ -91,15 +93,11 @@ def measure(seed: int, quick: bool, say: Say) -> Measured:
 
 def _slope(rows: Sequence[Row], x: str, y: str, least: int = 0) -> float:
     """The slope of y against x on logarithmic axes, by least squares, over rows of at least so many agents."""
-    points = [
-        (row[x], row["bytes_per_agent"] * row["n_agents"] if y == "bytes" else row[y])
-        for row in rows
-        if row["n_agents"] >= least
-    ]
-    return float(np.polyfit(*np.log(np.array(points, np.float64)).T, 1)[0])
+    across, up = (np.log([float(row[key]) for row in rows if row["n_agents"] >= least]) for key in (x, y))
+    return float(np.polyfit(across, up, 1)[0])
 
 
-def _tables(rows: list[Row]) -> list[object]:
+def _tables(rows: list[Row]) -> list[Table]:
     columns = {
         "n_agents": "agents",
         "n_edges": "open edges",
@@ -242,6 +240,7 @@ def held_codes(n_rounds: int, n: int, draw: np.random.Generator) -> Codes:
     return codes
 
 
+@lru_cache
 def _codec() -> TableCodec:
     """A codebook of 64 vectors, and a prior that was counted from such traffic."""
     draw = np.random.default_rng(0)
