@@ -278,12 +278,10 @@ class Purse:
     def book_receipts(self, number: int, heard_by_host: list[list[Bill]]) -> None:
         """Write down what was heard."""
         self.ledger.receive(
-            [
-                receipt
-                for host, bills in enumerate(heard_by_host)
-                for bill in bills
-                for receipt in self._receipts(host, number, bill)
-            ]
+            receipt
+            for host, bills in enumerate(heard_by_host)
+            for bill in bills
+            for receipt in self._receipts(host, number, bill)
         )
 
     def _receipts(self, host: int, number: int, bill: Bill) -> Iterator[Receipt]:
