@@ -3,7 +3,7 @@
 A desk has two trays, out and in, and a purse. `speak` fills the out tray and pays from the lease that came with the
 call; `act` empties the in tray and says what the agents do. No agent sees anything but its own observation and its tray.
 
-Shapes: W worlds, n local agents, O observation width, D message width.
+Shapes: W worlds, n local agents, N agents in all, K slots of an inbox, O observation width, D message width.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from commlib.agent import BatchedTeam, Spoken
 from commlib.agents.policy import Policy, PolicySpec
 from commlib.codec import Codes, FrozenCodec, Vectors, fresh_context
-from commlib.exchange import Endpoint, Heard, Sent
+from commlib.exchange import Bill, Endpoint, Sent
 from commlib.gate import Gate
 from commlib.plan import Plan
 
@@ -27,7 +27,7 @@ class Acted(NamedTuple):
     """What a host does after hearing: actions int64 [W, n], and receipts for what it heard."""
 
     action: NDArray[np.int64]
-    heard: list[Heard]
+    heard: list[Bill]
 
 
 class LearnedTeam:
@@ -39,10 +39,16 @@ class LearnedTeam:
     products change their last bits with the shape, and the books must not depend on the partition.
     """
 
-    def __init__(self, spec: PolicySpec, weights: dict[str, Tensor], agents: list[int]) -> None:
+    def __init__(
+        self, spec: PolicySpec, weights: dict[str, Tensor], agents: list[int], senders: NDArray[np.int64]
+    ) -> None:
         self._policy = Policy(spec)
         self._policy.load_state_dict(weights)
         self._agents = agents
+        self._senders = [torch.from_numpy(row[row >= 0]) for row in senders]
+        self._is_open = torch.zeros(len(agents), spec.n_agents)
+        for k, known in enumerate(self._senders):
+            self._is_open[k, known] = 1
         self._inputs: list[Tensor] = []
 
     def reset(self, n_worlds: int) -> None:
@@ -59,26 +65,35 @@ class LearnedTeam:
             self._inputs.append(inputs)
             vectors.append(message[:, 0].numpy())
             silent.append(self._silence(gate, len(observation)))
-        return Spoken(np.stack(vectors), np.stack(silent))
+        if self._policy.spec.gate == "sampled":
+            return Spoken(np.stack(vectors), np.stack(silent).astype(np.float32))
+        return Spoken(np.stack(vectors), np.stack(silent).astype(bool))
 
-    def _silence(self, gate: Tensor | None, n_worlds: int) -> NDArray[np.bool_] | NDArray[np.float32]:
-        """Whether an agent is silent, [W], or how likely, by its gate's logits [W, 1]."""
+    def _silence(self, gate: Tensor | None, n_worlds: int) -> NDArray[np.float32]:
+        """How likely an agent is silent, [W], by its gate's logits [W, 1]; 0 or 1 where no dice are thrown."""
         if gate is None:
-            return np.zeros(n_worlds, bool)
-        shut = (-gate[:, 0]).sigmoid() if self._policy.spec.gate == "sampled" else gate[:, 0] <= 0
-        silent: NDArray[np.bool_] | NDArray[np.float32] = shut.numpy()
+            return np.zeros(n_worlds, np.float32)
+        shut = (-gate[:, 0]).sigmoid() if self._policy.spec.gate == "sampled" else (gate[:, 0] <= 0).float()
+        silent: NDArray[np.float32] = shut.numpy()
         return silent
 
     @torch.no_grad()
     def act(self, inbox: Vectors, uniform: NDArray[np.float32]) -> NDArray[np.int64]:
         """An action of each agent, drawn with the uniform number that it was dealt."""
-        heard, dealt = torch.from_numpy(inbox), torch.from_numpy(uniform)
+        dealt = torch.from_numpy(uniform)
         actions = []
         for k, (agent, inputs) in enumerate(zip(self._agents, self._inputs, strict=True)):
-            p = self._policy.act(inputs, heard[:, k : k + 1], [agent])[:, 0].softmax(-1)
+            p = self._policy.act(inputs, self._by_sender(inbox, k), [agent], self._is_open[k : k + 1])[:, 0].softmax(-1)
             drawn = (p.cumsum(-1) < dealt[:, k : k + 1]).sum(-1)
             actions.append(drawn.clamp_max(self._policy.spec.action_counts[agent] - 1))
         return torch.stack(actions, 1).numpy()
+
+    def _by_sender(self, inbox: Vectors, k: int) -> Tensor:
+        """What the k-th agent heard as the policy knows it, [W, 1, N, D]: a place for each agent, zeros on closed edges."""
+        senders = self._senders[k]  # ascending, and so in the first slots
+        heard = torch.zeros(len(inbox), 1, self._policy.spec.n_agents, inbox.shape[-1])
+        heard[:, 0, senders] = torch.from_numpy(inbox[:, k, : len(senders)])
+        return heard
 
 
 class Desk:

@@ -23,7 +23,7 @@ from commlib.errors import AgentError
 from commlib.gate import Gate
 from commlib.message import Edge
 from commlib.objective import LossTerms, Objective
-from commlib.topology import CommFormerTopology, FixedTopology, PrunedTopology, adjacency_of, full
+from commlib.topology import CommFormerTopology, FixedTopology, PrunedTopology, full
 
 MAX_GRADIENT_NORM = 0.5
 
@@ -304,7 +304,6 @@ class Learner:
 
     def deployed(self) -> tuple[dict[str, Tensor], dict[str, Tensor], tuple[Edge, ...]]:
         """What a deployed team needs: the policy's tensors, the codec's, and the edges in use."""
-        self.policy.hears.copy_(adjacency_of(self.topology.edges(), self.policy.spec.n_agents).T)
         policy = {k: v.clone() for k, v in self.policy.state_dict().items()}
         return policy, {k: v.clone() for k, v in self.codec.state_dict().items()}, self.topology.edges()
 

@@ -10,7 +10,7 @@ Shapes: W worlds side by side, N agents, n agents of a host.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from commlib.agents.runtime import Runtime
 from commlib.errors import BudgetError
-from commlib.exchange import Heard, Sent
+from commlib.exchange import Bill, Sent, shares
 from commlib.journal import Entry, Lease, Receipt
 from commlib.ledger import Budget, Ledger
-from commlib.plan import Plan
+from commlib.plan import Plan, incoming
 from commlib.world import World
 
 ALLOWANCE_STEP = 2
@@ -108,51 +108,78 @@ def play(
     world's, pooled. Hosts share a round's allowance equally.
     """
     n_hosts = runtime.n_hosts
-    blocks = [plan.agents_of(host) for host in range(n_hosts)]
     runtime.each("desk.reset", [(n_worlds, rate_weight)] * n_hosts)
-    purse = _Purse(books, n_hosts)
+    post = PostOffice(runtime, plan, books)
     tally = Tally()
     dice = torch.Generator().manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
     total, length = np.zeros(n_worlds), np.zeros(n_worlds, np.int64)
     step = world.reset(n_worlds, generator)
-    purse.open(n_worlds)
+    post.purse.open(n_worlds)
     for t in range(world.spec.n_steps):
         alive = (~step.done).numpy()
         if not alive.any():
             break
         number = books.first_round + t
         observation = step.observation.numpy()
-        allowances = purse.lease(number, int(alive.sum()))
-        sent: list[Sent] = runtime.each(
-            "desk.speak",
-            [
-                (number, observation[:, block], t / world.spec.n_steps, alive, allowance)
-                for block, allowance in zip(blocks, allowances, strict=True)
-            ],
-        )
-        check_bills(plan, sent)
-        purse.settle(number, sent)
         uniform = torch.rand(n_worlds, len(plan.host_of), generator=dice).numpy()
-        frames = {index: data for s in sent for index, data in s.frames.items()}
-        acted = runtime.each(
-            "desk.act",
-            [
-                (number, {i: f for i, f in frames.items() if host in plan.trunks[i].targets}, alive, uniform[:, block])
-                for host, block in enumerate(blocks)
-            ],
-        )
-        purse.book_receipts(number, [a.heard for a in acted])
-        action = np.concatenate([a.action for a in acted], 1)
+        sent, frames, action = post.round(number, observation, t / world.spec.n_steps, alive, uniform)
         step = world.step(torch.from_numpy(action))
         total += step.reward.mean(1).numpy() * alive
         length += alive
         _add_up(tally, sent, n_slots=int(alive.sum()) * len(plan.host_of))
         if watcher is not None:
             watcher(Round(number, t, alive, observation, uniform, frames, action, sent))
-    tally.left_bits = purse.close()
+    tally.left_bits = post.purse.close()
     tally.success = world.success().float().tolist()
     tally.returns, tally.lengths = total.tolist(), length.tolist()
     return tally
+
+
+class Carried(NamedTuple):
+    """A round that is over: what each host sent, the frames by trunk, and what the agents did, [W, N]."""
+
+    sent: list[Sent]
+    frames: dict[int, bytes]
+    action: NDArray[np.int64]
+
+
+class PostOffice:
+    """Rounds between the desks of a runtime: every bit is leased, weighed, settled, carried and receipted here."""
+
+    def __init__(self, runtime: Runtime, plan: Plan, books: Books) -> None:
+        self._runtime, self._plan = runtime, plan
+        self._blocks = [plan.agents_of(host) for host in range(runtime.n_hosts)]
+        self.purse = Purse(books, plan, runtime.n_hosts)
+
+    def round(
+        self,
+        number: int,
+        observation: NDArray[np.float32],
+        elapsed: float,
+        alive: NDArray[np.bool_],
+        uniform: NDArray[np.float32],
+    ) -> Carried:
+        """One round: observations [W, N, O] and uniform numbers [W, N] in, frames and actions out."""
+        sent: list[Sent] = self._runtime.each(
+            "desk.speak",
+            [
+                (number, observation[:, block], elapsed, alive, allowance)
+                for block, allowance in zip(self._blocks, self.purse.lease(number, int(alive.sum())), strict=True)
+            ],
+        )
+        check_bills(self._plan, sent)
+        self.purse.settle(number, sent)
+        frames = {index: data for s in sent for index, data in s.frames.items()}
+        bags: list[dict[int, bytes]] = [{} for _ in self._blocks]
+        for index, data in frames.items():
+            for host in self._plan.trunks[index].targets:
+                bags[host][index] = data
+        acted = self._runtime.each(
+            "desk.act",
+            [(number, bag, alive, uniform[:, block]) for bag, block in zip(bags, self._blocks, strict=True)],
+        )
+        self.purse.book_receipts(number, [a.heard for a in acted])
+        return Carried(sent, frames, np.concatenate([a.action for a in acted], 1))
 
 
 def check_bills(plan: Plan, sent: list[Sent]) -> None:
@@ -167,9 +194,12 @@ def check_bills(plan: Plan, sent: list[Sent]) -> None:
             raise BudgetError(
                 f"host {host} handed over a frame of trunk {strange[0]}, which is not its own; nothing is sent"
             )
-        weighed, billed = sum(8 * len(frame) for frame in s.frames.values()), sum(debit.bits for debit in s.debits)
-        if weighed != billed:
-            raise BudgetError(f"host {host} billed {billed} bits for frames of {weighed} bits; nothing is sent")
+        weighed = {index: 8 * len(frame) for index, frame in s.frames.items()}
+        if {bill.trunk: bill.bits for bill in s.bills} != weighed:
+            raise BudgetError(
+                f"host {host} billed {sum(bill.bits for bill in s.bills)} bits for frames of {sum(weighed.values())} bits, "
+                f"or one frame at the price of another; nothing is sent"
+            )
 
 
 def _add_up(tally: Tally, sent: list[Sent], *, n_slots: int) -> None:
@@ -177,7 +207,7 @@ def _add_up(tally: Tally, sent: list[Sent], *, n_slots: int) -> None:
     tally.n_rounds += 1
     for s in sent:
         tally.estimate_bits += s.estimate_bits
-        tally.payload_bits += sum(d.payload_bits for d in s.debits)
+        tally.payload_bits += sum(bill.payload_bits for bill in s.bills)
         tally.wire_bits += sum(8 * len(frame) for frame in s.frames.values())
         tally.n_open += s.n_open
         tally.n_messages += s.n_spoken
@@ -185,11 +215,19 @@ def _add_up(tally: Tally, sent: list[Sent], *, n_slots: int) -> None:
         tally.n_dropped += s.n_dropped
 
 
-class _Purse:
-    """A play's dealings with the ledger, round by round."""
+class Purse:
+    """A play's dealings with the ledger, round by round; the shares of a frame's bill are worked out here."""
 
-    def __init__(self, books: Books, n_hosts: int) -> None:
+    def __init__(self, books: Books, plan: Plan, n_hosts: int) -> None:
         self.ledger, self.budget, self.n_hosts = books.ledger, books.budget, n_hosts
+        self._routes = [trunk.routes for trunk in plan.trunks]
+        self._edges = [
+            {
+                trunk: list(zip(*(column.tolist() for column in edges[:3]), strict=True))
+                for trunk, edges in incoming(plan, host).items()
+            }
+            for host in range(n_hosts)
+        ]
         self._first = books.first_round
         self._leases: list[Lease] = []
         # Counted here, not asked of the ledger: a play that is repeated after a crash must lease what it leased before.
@@ -215,45 +253,46 @@ class _Purse:
 
     def settle(self, number: int, sent: list[Sent]) -> None:
         """Pay for the frames before they are carried; one commit."""
-        bills = [sum(d.bits for d in s.debits) for s in sent]
+        spent = [sum(bill.bits for bill in s.bills) for s in sent]
         with self.ledger.round():
             if self.budget.bits is None:
-                self._leases = [self.ledger.lease(f"host-{h}", bill, number) for h, bill in enumerate(bills)]
+                self._leases = [self.ledger.lease(f"host-{h}", bits, number) for h, bits in enumerate(spent)]
             for lease, s in zip(self._leases, sent, strict=True):
-                self.ledger.settle(
-                    lease,
-                    [
-                        Entry(
-                            lease.epoch, number, number, d.route.sender, d.route.receivers, d.n_messages, d.bits,
-                            d.payload_bits, lease.holder,
-                        )
-                        for d in s.debits
-                    ],
-                )  # fmt: skip
-            self._left -= sum(bills)
+                self.ledger.settle(lease, [entry for bill in s.bills for entry in self._entries(lease, number, bill)])
+            self._left -= sum(spent)
             n_dropped = sum(s.n_dropped for s in sent)
             if n_dropped:
                 self.ledger.note_dropped(n_dropped, sum(s.dropped_bits for s in sent), number)
             if self.budget.per == "step" and self.budget.bits is not None:
                 self.ledger.withdraw(self._left, ALLOWANCE_STEP * number + 1)
 
-    def book_receipts(self, number: int, heard_by_host: list[list[Heard]]) -> None:
+    def _entries(self, lease: Lease, number: int, bill: Bill) -> Iterator[Entry]:
+        """A debit for each route of a frame."""
+        routes = self._routes[bill.trunk]
+        parts = zip(routes, shares(bill.bits, len(routes)), shares(bill.payload_bits, len(routes)), strict=True)
+        for (sender, receivers), bits, payload_bits in parts:
+            yield Entry(
+                lease.epoch, number, number, sender, receivers, bill.n_messages, bits, payload_bits, lease.holder
+            )
+
+    def book_receipts(self, number: int, heard_by_host: list[list[Bill]]) -> None:
         """Write down what was heard."""
         self.ledger.receive(
-            [
-                Receipt(
-                    f"host-{h}",
-                    self.ledger.epoch(f"host-{h}"),
-                    number,
-                    number,
-                    *heard.edge,
-                    heard.n_messages,
-                    heard.bits,
-                )
-                for h, heard_list in enumerate(heard_by_host)
-                for heard in heard_list
-            ]
+            receipt
+            for host, bills in enumerate(heard_by_host)
+            for bill in bills
+            for receipt in self._receipts(host, number, bill)
         )
+
+    def _receipts(self, host: int, number: int, bill: Bill) -> Iterator[Receipt]:
+        """A receipt for each edge to an agent of the host that heard a frame."""
+        if bill.trunk not in self._edges[host]:
+            raise BudgetError(f"host {host} says it heard trunk {bill.trunk}, which does not lead to it")
+        bits = shares(bill.bits, len(self._routes[bill.trunk]))
+        holder = f"host-{host}"
+        epoch = self.ledger.epoch(holder)
+        for route, sender, receiver in self._edges[host][bill.trunk]:
+            yield Receipt(holder, epoch, number, number, sender, receiver, bill.n_messages, bits[route])
 
     def close(self) -> int:
         """What an episode's allowance did not use expires; what is left for the next play is the answer."""

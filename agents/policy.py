@@ -121,7 +121,6 @@ class Policy(nn.Module):
         self.critic = _mlp(n * spec.observation_width + 1, hidden, hidden, n)
         allowed = torch.arange(max(spec.action_counts)) < torch.tensor(spec.action_counts)[:, None]
         self.register_buffer("forbidden", ~allowed, persistent=False)
-        self.register_buffer("hears", torch.zeros(n, n))
         if spec.has_gate:
             bias = self.encoder[-1].bias
             assert isinstance(bias, Tensor)
@@ -129,8 +128,6 @@ class Policy(nn.Module):
                 bias[-1] = 2.0  # talk at first: a gate that starts shut never learns to open
 
     forbidden: Tensor
-    hears: Tensor
-    """The graph in use, 0/1 [R, S], receiver first."""
 
     def inputs(self, observation: Tensor, agents: list[int], elapsed: Tensor) -> Tensor:
         """Observation [B, n, O], ids of those n agents and share of the episode over [B], as input [B, n, I]."""
@@ -148,13 +145,12 @@ class Policy(nn.Module):
             return out.tanh(), None
         return out[..., :-1].tanh(), out[..., -1]
 
-    def act(self, inputs: Tensor, inbox: Tensor, agents: list[int], is_open: Tensor | None = None) -> Tensor:
+    def act(self, inputs: Tensor, inbox: Tensor, agents: list[int], is_open: Tensor) -> Tensor:
         """Action logits [B, n, A] from inputs [B, n, I] and inbox [B, n, N, D]; -inf where an agent lacks the action.
 
-        `is_open` [n, N] says which edges carry something; by default the graph in use.
+        `is_open`, 0/1 [n, N], is the graph: whom each of these agents hears.
         """
-        heard = self.listener(inputs, inbox, self.hears[agents] if is_open is None else is_open)
-        logits: Tensor = self.actor(torch.cat([inputs, heard], -1))
+        logits: Tensor = self.actor(torch.cat([inputs, self.listener(inputs, inbox, is_open)], -1))
         return logits.masked_fill(self.forbidden[agents], -torch.inf)
 
     def value(self, state: Tensor, elapsed: Tensor) -> Tensor:

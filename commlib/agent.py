@@ -3,7 +3,7 @@
 There is no base class: any object with a method `act` is an agent. A *team* is the batched form that hosts work with:
 all agents of a host times all parallel worlds, with speaking and acting as two calls between which messages travel.
 
-Shapes: W worlds, n local agents, N agents in all, O observation width, D message width.
+Shapes: W worlds, n local agents, K slots of an inbox, O observation width, D message width.
 """
 
 from __future__ import annotations
@@ -45,7 +45,11 @@ class Spoken(NamedTuple):
 
 
 class BatchedTeam(Protocol):
-    """All agents of a host, in all worlds at once."""
+    """All agents of a host, in all worlds at once.
+
+    Who hears whom does not change while they play, so a team is told when it is built: `senders`, int64 [n, K], whose
+    message lies in which slot of an inbox, -1 for none (`commlib.plan.senders_of`).
+    """
 
     def reset(self, n_worlds: int) -> None:
         """New episodes start."""
@@ -56,7 +60,7 @@ class BatchedTeam(Protocol):
         ...
 
     def act(self, inbox: Vectors, uniform: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Actions [W, n] after hearing the inbox [W, n, N, D] (zeros on closed edges).
+        """Actions [W, n] after hearing the inbox [W, n, K, D] (zeros in slots without a sender).
 
         Teams that draw their actions use the uniform numbers [W, n] that they are dealt, and no dice of their own.
         """
@@ -69,7 +73,7 @@ class Soloists:
     Args:
         factory: makes an agent from its id.
         ids: the local agents.
-        senders: the senders with an open edge to each local agent.
+        senders: whom each local agent hears, int64 [n, K]; -1 for none.
         width: D, the width that messages must have.
         action_counts: number of actions of each local agent.
     """
@@ -78,11 +82,12 @@ class Soloists:
         self,
         factory: Callable[[int], Agent],
         ids: list[int],
-        senders: list[list[int]],
+        senders: NDArray[np.int64],
         width: int,
         action_counts: list[int],
     ) -> None:
-        self._factory, self._ids, self._senders = factory, ids, senders
+        self._factory, self._ids = factory, ids
+        self._slots = [[(slot, sender) for slot, sender in enumerate(row) if sender >= 0] for row in senders.tolist()]
         self._width, self._counts = width, action_counts
         self._agents: list[list[Agent]] = []
         self.reset(1)
@@ -119,8 +124,8 @@ class Soloists:
     def act(self, inbox: Vectors, uniform: NDArray[np.float32]) -> NDArray[np.int64]:
         """The actions chosen in `speak`; the inbox is read in the next step."""
         for w in range(len(self._inboxes)):
-            for k, senders in enumerate(self._senders):
-                self._inboxes[w][k] = {sender: inbox[w, k, sender].copy() for sender in senders}
+            for k, slots in enumerate(self._slots):
+                self._inboxes[w][k] = {sender: inbox[w, k, slot].copy() for slot, sender in slots}
         return self._actions
 
 

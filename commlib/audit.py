@@ -78,18 +78,20 @@ def _audit(journal: Journal) -> AuditReport:
             if isinstance(slip, Entry):
                 n_entries, bits_debited = n_entries + 1, bits_debited + slip.bits
                 for receiver in slip.receivers:
-                    n, bits = debits[Edge(slip.sender, receiver)]
-                    debits[Edge(slip.sender, receiver)] = _Heard(n + slip.n_messages, bits + slip.bits)
+                    edge = Edge(slip.sender, receiver)
+                    n, bits = debits[edge]
+                    debits[edge] = _Heard(n + slip.n_messages, bits + slip.bits)
             else:
                 n_receipts, bits_received = n_receipts + 1, bits_received + slip.bits
                 receipts[Edge(slip.sender, slip.receiver)].append(_Heard(slip.n_messages, slip.bits))
         orphans: dict[int, Bits] = defaultdict(int)
-        for edge in sorted(debits.keys() | receipts.keys()):
+        every = debits.keys() | receipts.keys()
+        for edge in sorted(edge for edge in every if receipts.get(edge) != [debits.get(edge)]):
             heard = receipts.get(edge, [])
             if edge not in debits and len(heard) == 1:
                 # A broadcast is heard by many and paid once; the dearest copy is what its sender spent at the least.
                 orphans[edge.sender] = max(orphans[edge.sender], heard[0].bits)
-            elif heard != [debits.get(edge)]:
+            else:
                 differences.append(Difference(round_, edge, _explain(round_, edge, debits.get(edge), heard)))
         for sender, bits in orphans.items():
             if recovered + bits <= unaccounted:

@@ -74,8 +74,11 @@ class RunConfig(_Frozen):
     )
     ages: int = Field(1, ge=1, le=1024, description="rounds since the episode began that the prior tells apart")
     message_width: int = Field(16, ge=1, le=1024, description="floats per message")
-    topology: str = Field("full", description="none, full, ring, chain or commformer")
-    density: float = Field(0.4, gt=0, le=1, description="share of senders that commformer keeps")
+    topology: str = Field("full", description="none, full, ring, chain, commformer, pruned, random, grid or knn")
+    density: float = Field(
+        0.4, gt=0, le=1, description="share of senders that a receiver of commformer, random or knn hears"
+    )
+    graph_seed: int = Field(0, ge=0, lt=2**31, description="of the graph that random draws; not changed by --seed")
     aggregation: Literal["slots", "mean", "attention", "signature"] = Field(
         "slots", description="how an agent listens: a slot per sender, the mean, attention by sender, by signature"
     )

@@ -8,7 +8,9 @@ every trunk that comes in.
 
 Agents of one host talk through frames too.
 
-Shapes: W worlds side by side, N agents, n local agents, D message width, P positions.
+Everything that depends on the plan alone is an index, made once; a round costs by the open edge.
+
+Shapes: W worlds side by side, n local agents, K slots of an inbox, D message width, P positions, r routes of a trunk.
 """
 
 from __future__ import annotations
@@ -24,25 +26,20 @@ from commlib.ends import Ear, Flags, Letter, Mouth
 from commlib.errors import AgentError, FrameError
 from commlib.frame import run_id
 from commlib.gate import Gate, dice_of
-from commlib.message import Edge
-from commlib.plan import Plan, Route, Trunk
+from commlib.plan import Incoming, Index, Plan, Trunk, incoming, senders_of
 
 
-class Debit(NamedTuple):
-    """What one route of one frame cost: whole bits as sent, header included, summed over worlds."""
+class Bill(NamedTuple):
+    """What the frame of a trunk cost: whole bits as sent, header included, summed over worlds.
 
-    route: Route
+    Sender and receiver make it out from the same bytes, so that debit and receipt can be compared. Every route carried
+    `n_messages`, and bears its share of the bits (`shares`).
+    """
+
+    trunk: int
     n_messages: int
     bits: int
     payload_bits: int
-
-
-class Heard(NamedTuple):
-    """What one receiver heard on one edge in a round."""
-
-    edge: Edge
-    n_messages: int
-    bits: int
 
 
 class Sent(NamedTuple):
@@ -50,14 +47,14 @@ class Sent(NamedTuple):
 
     Attributes:
         frames: the bytes, by trunk.
-        debits: what each route of each frame costs.
+        bills: what each frame costs.
         estimate_bits: -log2 q of all messages, silent ones too.
         n_open: messages whose agent chose to talk; n_spoken: those that said something unexpected, and so travelled.
         n_dropped, dropped_bits: messages silenced because the allowance was used up, and what they would have cost.
     """
 
     frames: dict[int, bytes]
-    debits: list[Debit]
+    bills: list[Bill]
     estimate_bits: float
     n_open: int
     n_spoken: int
@@ -66,14 +63,15 @@ class Sent(NamedTuple):
 
 
 class Received(NamedTuple):
-    """What a host's agents read in one round: float32 [W, n, N, D], zeros on closed edges; and the receipts for it.
+    """What a host's agents read in one round, and the receipts for it.
 
-    Frames that were noticed to be lost, or could not be read because of it, are counted; neither happens where the plan
-    is not lossy.
+    The inbox is float32 [W, n, K, D]: a slot for each sender that an agent hears, in the order of
+    `commlib.plan.senders_of`; zeros in slots without a sender. Frames that were noticed to be lost, or could not be read
+    because of it, are counted; neither happens where the plan is not lossy.
     """
 
     inbox: Vectors
-    heard: list[Heard]
+    heard: list[Bill]
     n_lost: int = 0
     n_unread: int = 0
 
@@ -95,13 +93,22 @@ class Endpoint:
     """How often each code was sent, [P, K]."""
     mouths: dict[int, Mouth] = field(init=False)
     ears: dict[int, Ear] = field(init=False)
+    _seats: dict[int, Index] = field(init=False)
+    """Where the sender of each route sits among the local agents, [r], by trunk that leaves."""
+    _inlets: dict[int, _Inlet] = field(init=False)
+    _inbox_shape: tuple[int, int, int] = field(init=False)
 
     def __post_init__(self) -> None:
         self.run = run_id(self.codec.digest, repr(self.plan))
         self.usage = np.zeros((self.codec.n_positions, self.codec.alphabet), np.int64)
-        trunks = list(enumerate(self.plan.trunks))
-        self.mouths = {i: Mouth(i, self.plan, self.codec, self.run) for i, t in trunks if t.source == self.host}
-        self.ears = {i: Ear(i, self.plan, self.codec, self.run) for i, t in trunks if self.host in t.targets}
+        leaving = {i: trunk for i, trunk in enumerate(self.plan.trunks) if trunk.source == self.host}
+        arriving = incoming(self.plan, self.host)
+        self.mouths = {i: Mouth(i, self.plan, self.codec, self.run) for i in leaving}
+        self.ears = {i: Ear(i, self.plan, self.codec, self.run) for i in arriving}
+        local = self.plan.agents_of(self.host)
+        self._seats = {i: np.searchsorted(local, [r.sender for r in trunk.routes]) for i, trunk in leaving.items()}
+        self._inlets = {i: _Inlet.of(edges) for i, edges in arriving.items()}
+        self._inbox_shape = (*senders_of(self.plan, self.host).shape, self.codec.width)
         self.reset(self.n_worlds)
 
     def reset(self, n_worlds: int) -> None:
@@ -129,18 +136,19 @@ class Endpoint:
         """
         if not np.isfinite(vectors).all():
             raise AgentError(f"host {self.host}: a message in round {round_number} holds NaN or infinity")
-        local = self.plan.agents_of(self.host)
         frames: dict[int, bytes] = {}
-        debits: list[Debit] = []
+        bills: list[Bill] = []
+        awake = np.flatnonzero(alive)
         estimate, n_open, n_spoken, n_dropped, dropped_bits = 0.0, 0, 0, 0, 0
         for index, mouth in self.mouths.items():
-            trunk = self.plan.trunks[index]
-            rows = [local.index(route.sender) for route in trunk.routes]
+            seats = self._seats[index][:, None]
             context = mouth.context(alive)
-            said = vectors[rows][:, alive].reshape(len(context), self.codec.width)
+            said = vectors[seats, awake].reshape(len(context), self.codec.width)
             wanted = self.codec.choose(said, context, self.rate_weight)
             expected = self.codec.expected(context)
-            quiet = self._quiet(round_number, trunk, silent[rows], said, expected, context, alive)
+            quiet = self._quiet(
+                round_number, self.plan.trunks[index], silent[seats, awake], said, expected, context, awake
+            )
             wanted[quiet] = expected[quiet]
             n_open += int((~quiet).sum())
             spoken = self._spoken(wanted, expected, quiet)
@@ -163,8 +171,8 @@ class Endpoint:
             frames[index] = letter.data
             if allowance_bits is not None:
                 allowance_bits -= letter.bits
-            debits += _bill(trunk, letter.bits, letter.stream_bits, int(alive.sum()))
-        return Sent(frames, debits, estimate, n_open, n_spoken, n_dropped, dropped_bits)
+            bills.append(Bill(index, len(awake), letter.bits, letter.stream_bits))
+        return Sent(frames, bills, estimate, n_open, n_spoken, n_dropped, dropped_bits)
 
     def _quiet(
         self,
@@ -174,13 +182,14 @@ class Endpoint:
         vectors: Vectors,
         expected: Codes,
         context: Codes,
-        alive: Flags,
+        awake: Index,
     ) -> Flags:
-        """Which messages [n] stay unsaid, because their agent is silent or the gate is shut."""
-        quiet, dice = silent[:, alive].ravel(), np.zeros(len(context))
-        if self.gate.draws or quiet.dtype != bool:
-            dice = np.concatenate([dice_of(round_number, route.sender, len(alive))[alive] for route in trunk.routes])
-        quiet = quiet if quiet.dtype == bool else dice < quiet
+        """Which messages [n] stay unsaid, because their agent is silent or the gate is shut; `awake` are the live worlds."""
+        dice, is_drawn = np.zeros(len(context)), silent.dtype != bool
+        if self.gate.draws or is_drawn:
+            thrown = [dice_of(round_number, route.sender, self.n_worlds)[awake] for route in trunk.routes]
+            dice = np.concatenate(thrown)
+        quiet: Flags = dice < silent.ravel() if is_drawn else silent.ravel().astype(bool)
         if self.gate.rule != "none":
             quiet = quiet | self.gate.is_shut(vectors, self.codec.embed(expected, context), dice)
         return quiet
@@ -197,25 +206,48 @@ class Endpoint:
             FrameError: a frame is damaged, of another run, codec or round, or on a trunk that does not come here; then no
                 context has moved.
         """
-        local = self.plan.agents_of(self.host)
         foreign = set(frames) - set(self.ears)
         if foreign:
             raise FrameError(f"host {self.host} got a frame on trunk {min(foreign)}, which does not lead to it")
         readings = {i: ear.read(round_number, frames.get(i), alive) for i, ear in self.ears.items()}
-        inbox = np.zeros((self.n_worlds, len(local), len(self.plan.host_of), self.codec.width), np.float32)
-        heard: list[Heard] = []
+        inbox = np.zeros((self.n_worlds, *self._inbox_shape), np.float32)
+        heard: list[Bill] = []
+        awake = np.flatnonzero(alive)
         for index, reading in readings.items():
-            trunk, ear, data = self.plan.trunks[index], self.ears[index], frames.get(index)
-            z = self.codec.embed(reading.codes, ear.context(alive)).reshape(len(trunk.routes), -1, self.codec.width)
+            ear, data = self.ears[index], frames.get(index)
+            self._inlets[index].pour(inbox, awake, reading.codes, ear.context(alive), self.codec)
             ear.heard(reading, alive, has_frame=data is not None)
-            bills = _bill(trunk, 8 * len(data), reading.stream_bits, int(alive.sum())) if data is not None else None
-            for row, route in enumerate(trunk.routes):
-                for receiver in set(route.receivers) & set(local):
-                    inbox[alive, local.index(receiver), route.sender] = z[row]
-                    if bills:
-                        heard.append(Heard(Edge(route.sender, receiver), bills[row].n_messages, bills[row].bits))
+            if data is not None:
+                heard.append(Bill(index, len(awake), 8 * len(data), reading.stream_bits))
         n_lost = sum(reading.n_lost for reading in readings.values())
         return Received(inbox, heard, n_lost, sum(not reading.is_read for reading in readings.values()))
+
+
+class _Inlet(NamedTuple):
+    """Where the messages of a trunk belong in the inbox of a host.
+
+    Attributes:
+        routes: those that somebody here hears, ascending.
+        which: for each edge to an agent here, [m], its place in `routes`.
+        seat, slot: whose inbox, and where in it, [m].
+    """
+
+    routes: Index
+    which: Index
+    seat: Index
+    slot: Index
+
+    @classmethod
+    def of(cls, edges: Incoming) -> _Inlet:
+        """From the edges that the trunk brings here."""
+        routes, which = np.unique(edges.route, return_inverse=True)
+        return cls(routes, which, edges.seat, edges.slot)
+
+    def pour(self, inbox: Vectors, awake: Index, codes: Codes, context: Codes, codec: FrozenCodec) -> None:
+        """Put what a trunk's codes [r x worlds awake, P] mean into the inbox [W, n, K, D]."""
+        here = (self.routes[:, None] * len(awake) + np.arange(len(awake))).ravel()
+        z = codec.embed(codes[here], context[here]).reshape(len(self.routes), len(awake), codec.width)
+        inbox[awake, self.seat[:, None], self.slot[:, None]] = z[self.which]
 
 
 def _fit(
@@ -243,18 +275,11 @@ def _fit(
     return best
 
 
-def _bill(trunk: Trunk, total: int, stream: int, n_alive: int) -> list[Debit]:
+def shares(total: int, n_routes: int) -> list[int]:
     """A frame's bits, shared out over its routes in whole bits that add up exactly; earlier routes take the odd bits.
 
-    Sender and receiver compute it from the same bytes, so that debit and receipt can be compared.
+    >>> shares(14, 4)
+    [4, 4, 3, 3]
     """
-    n_routes = len(trunk.routes)
-    return [
-        Debit(
-            route,
-            n_alive,
-            total // n_routes + (row < total % n_routes),
-            stream // n_routes + (row < stream % n_routes),
-        )
-        for row, route in enumerate(trunk.routes)
-    ]
+    least, n_odd = divmod(total, n_routes)
+    return [least + 1] * n_odd + [least] * (n_routes - n_odd)

@@ -10,11 +10,14 @@ import json
 import sqlite3
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 from commlib.errors import JournalError
 from commlib.units import Bits
@@ -26,6 +29,7 @@ Key: TypeAlias = tuple[str, int, int]
 """(holder, epoch, sequence): what makes a retry of a lease or a settlement recognisable."""
 State: TypeAlias = Literal["open", "settled", "released", "fenced", "overspent"]
 _Row: TypeAlias = tuple[str | int, ...]
+_Slip = TypeVar("_Slip")
 
 
 class Entry(NamedTuple):
@@ -126,8 +130,20 @@ _COLUMNS: Final[dict[str, tuple[int, tuple[str, ...]]]] = {
     "drops": (1, ("sequence", "n_messages", "bits")),
     "fences": (2, ("holder", "epoch")),
 }
+
+
+def _places(columns: tuple[str, ...]) -> str:
+    return f"({', '.join('?' * len(columns))})"
+
+
 _INSERT: Final = {
-    table: f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) ON CONFLICT DO NOTHING"
+    table: f"INSERT INTO {table} ({', '.join(columns)}) VALUES {_places(columns)} ON CONFLICT DO NOTHING"
+    for table, (_, columns) in _COLUMNS.items()
+}
+_BLOCK: Final = 128
+"""Rows that one statement inserts where there are many: half the time of as many statements."""
+_INSERT_BLOCK: Final = {
+    table: _INSERT[table].replace(_places(columns), ", ".join([_places(columns)] * _BLOCK))
     for table, (_, columns) in _COLUMNS.items()
 }
 _FIND: Final = {
@@ -265,7 +281,7 @@ class Journal:
     def set_meta(self, key: str, value: Json) -> None:
         """Note a fact about the run (the charging rule, its id, the budget); a fact is noted once and stays."""
         with self.round():
-            self._insert("meta", [(key, json.dumps(value, sort_keys=True))])
+            self._insert("meta", [(key, json.dumps(value, sort_keys=True))], _as_it_is)
 
     def add_allowance(
         self, kind: Literal["grant", "withdrawal"], sequence: int, bits: Bits, taken: Bits
@@ -291,19 +307,19 @@ class Journal:
 
     def add_entries(self, entries: Sequence[Entry]) -> None:
         """Book the debits of a lease."""
-        self._insert("entries", [_entry_row(entry) for entry in entries])
+        self._insert("entries", entries, _entry_row)
 
     def add_receipts(self, receipts: Sequence[Receipt]) -> None:
         """Book what receivers heard; those that stand here already change nothing."""
-        self._insert("receipts", [_receipt_row(receipt) for receipt in receipts])
+        self._insert("receipts", receipts, _receipt_row)
 
     def add_drop(self, sequence: int, n_messages: int, bits: Bits) -> bool:
         """Book messages that were not sent for want of bits; False if that is a retry."""
-        return self._insert("drops", [(sequence, n_messages, bits)]) == 1
+        return self._insert("drops", [(sequence, n_messages, bits)], _as_it_is) == 1
 
     def add_fence(self, holder: str, epoch: int) -> None:
         """Book that `holder` continues under `epoch`."""
-        self._insert("fences", [(holder, epoch)])
+        self._insert("fences", [(holder, epoch)], _as_it_is)
 
     # What is read.
 
@@ -442,12 +458,16 @@ class Journal:
             pass  # a closed or broken connection: SQLite takes the round back when the file is next opened
         return True
 
-    def _insert(self, table: str, rows: Sequence[_Row]) -> int:
+    def _insert(self, table: str, slips: Sequence[_Slip], row_of: Callable[[_Slip], _Row]) -> int:
         """Insert rows and count the new ones; one that differs from a recorded row with its key is a conflict."""
-        n_new = self._execute_many(_INSERT[table], rows).rowcount
-        if n_new < len(rows):
-            n_key = _COLUMNS[table][0]
-            for row in rows:
+        n_key, columns = _COLUMNS[table]
+        n_whole, size = len(slips) // _BLOCK * _BLOCK, _BLOCK * len(columns)
+        fields = list(chain.from_iterable(map(row_of, slips[:n_whole])))
+        blocks = (fields[start : start + size] for start in range(0, len(fields), size))
+        n_new = self._execute_many(_INSERT_BLOCK[table], blocks).rowcount if n_whole else 0
+        n_new += self._execute_many(_INSERT[table], map(row_of, slips[n_whole:])).rowcount
+        if n_new < len(slips):
+            for row in map(row_of, slips):
                 recorded = self._execute(_FIND[table], row[:n_key]).fetchone()
                 if recorded != row:
                     raise self._conflict(table, row, recorded)
@@ -459,7 +479,7 @@ class Journal:
         except sqlite3.Error as error:
             raise self._fail_with(error) from error
 
-    def _execute_many(self, sql: str, rows: Sequence[_Row]) -> sqlite3.Cursor:
+    def _execute_many(self, sql: str, rows: Iterable[Sequence[str | int]]) -> sqlite3.Cursor:
         try:
             return self._connection.executemany(sql, rows)
         except sqlite3.Error as error:
@@ -491,9 +511,19 @@ class Journal:
 
 def _entry_row(entry: Entry) -> _Row:
     epoch, sequence, round_, sender, receivers, n_messages, bits, payload_bits, holder = entry
-    return holder, epoch, sequence, sender, ",".join(map(str, receivers)), round_, n_messages, bits, payload_bits
+    return holder, epoch, sequence, sender, _listed(receivers), round_, n_messages, bits, payload_bits
 
 
-def _receipt_row(receipt: Receipt) -> _Row:
-    holder, epoch, sequence, round_, sender, receiver, n_messages, bits = receipt
-    return holder, epoch, sequence, sender, receiver, round_, n_messages, bits
+def _as_it_is(row: _Row) -> _Row:
+    return row
+
+
+@lru_cache(maxsize=1 << 14)
+def _listed(receivers: tuple[int, ...]) -> str:
+    """Receivers in a column; a plan has the same ones in every round."""
+    return ",".join(map(str, receivers))
+
+
+_receipt_row: Final[Callable[[Receipt], _Row]] = itemgetter(
+    *(Receipt._fields.index(column) for column in _COLUMNS["receipts"][1])
+)

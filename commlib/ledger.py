@@ -9,10 +9,11 @@ checkpoint, gives back what was recorded the first time and changes nothing.
 """
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from types import TracebackType
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from commlib.errors import BudgetError, LeaseError, OverBudget
 from commlib.journal import Entry, Journal, Key, Lease, Receipt, State, Statement
@@ -179,7 +180,9 @@ class Ledger:
             LeaseError: The entries are not of this lease; or it was closed in another way before; or they cost more
                 than it holds, and then the whole lease counts as spent and the entries are not booked.
         """
-        rows = [_checked_entry(entry, lease) for entry in entries]
+        rows = list(entries)
+        if not _are_sound(rows, lease):
+            rows = [_checked_entry(entry, lease) for entry in rows]
         if len({(row.sender, row.receivers) for row in rows}) != len(rows):
             raise LeaseError(f"{_named(lease.key)} has two entries of one sender to the same receivers; add them up")
         bits = sum(row.bits for row in rows)
@@ -232,11 +235,15 @@ class Ledger:
 
         Raises LeaseError for news from a fenced holder, JournalError for a receipt that differs from its first version.
         """
-        rows = [_checked_receipt(receipt) for receipt in receipts]
+        # Plain tuples: the garbage collector forgets them, while it would walk through thousands of receipts in each round.
+        rows = cast("list[Receipt]", list(map(tuple, receipts)))
+        if not all(map(_are_whole, _columns(rows, len(Receipt._fields))[1:])):
+            rows = [_checked_receipt(receipt) for receipt in rows]
         with self.round():
-            for row in rows:
-                if row.epoch != self.epoch(row.holder) and not self.journal.has_receipt(row):
-                    self._check_epoch(row.holder, row.epoch)
+            is_current = {named: named[1] == self.epoch(named[0]) for named in {row[:2] for row in rows}}
+            for row in () if all(is_current.values()) else rows:
+                if not is_current[row[:2]] and not self.journal.has_receipt(row):
+                    self._check_epoch(*row[:2])
             self.journal.add_receipts(rows)
 
     def note_dropped(self, n_messages: int, bits: Bits, sequence: int) -> Statement:
@@ -311,6 +318,32 @@ def _whole(what: str, n: int) -> int:
     if not 0 <= whole < MOST_BITS:
         raise BudgetError(f"{what} of {whole} is out of range; it must be at least 0 and below 2^62")
     return whole
+
+
+def _columns(slips: Sequence[tuple[Any, ...]], n_fields: int) -> list[list[Any]]:
+    """The fields of many slips, field by field; `zip(*slips)` would leave the garbage collector an iterator for each."""
+    fields = list(chain.from_iterable(slips))
+    return [fields[nth::n_fields] for nth in range(n_fields)]
+
+
+def _are_whole(numbers: Collection[object]) -> bool:
+    """Whether all are plain whole numbers in range: looked at as a column, in a fraction of the time of one by one."""
+    return set(map(type, numbers)) == {int} and all(0 <= n < MOST_BITS for n in cast("set[int]", set(numbers)))
+
+
+def _are_sound(entries: Sequence[Entry], lease: Lease) -> bool:
+    """Whether there is nothing to mend or to refuse in any entry; if there is, `_checked_entry` finds it."""
+    if not entries:
+        return True
+    columns = _columns(entries, len(Entry._fields))
+    epochs, sequences, rounds, senders, receivers, n_messages, bits, payload_bits, holders = columns
+    heard_by = list(chain.from_iterable(receivers))
+    numbers = (epochs, sequences, rounds, senders, n_messages, bits, payload_bits, heard_by)
+    return (
+        set(zip(holders, epochs, sequences, strict=True)) == {lease.key}
+        and all(map(_are_whole, numbers))
+        and all(listed and tuple(sorted(set(listed))) == listed for listed in receivers)
+    )
 
 
 def _checked_entry(entry: Entry, lease: Lease) -> Entry:

@@ -9,6 +9,7 @@ Shapes: S senders, R receivers; adjacency is indexed [S, R], sender first, zero 
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
@@ -35,14 +36,25 @@ class Topology(Protocol):
 def adjacency_of(edges: tuple[Edge, ...], n_agents: int) -> Tensor:
     """Edges as a 0/1 float matrix [S, R]."""
     adjacency_SR = torch.zeros(n_agents, n_agents)
-    for edge in edges:
-        adjacency_SR[edge.sender, edge.receiver] = 1.0
+    senders, receivers = torch.tensor(edges, dtype=torch.int64).reshape(-1, 2).T
+    adjacency_SR[senders, receivers] = 1.0
     return adjacency_SR
 
 
 def edges_of(adjacency_SR: Tensor) -> tuple[Edge, ...]:
     """A 0/1 matrix [S, R] as sorted edges."""
     return tuple(Edge(int(s), int(r)) for s, r in adjacency_SR.nonzero().tolist())
+
+
+def senders_kept(n_agents: int, density: float) -> int:
+    """How many senders each receiver keeps at a density: max(int(n_agents x density), 1), and never more than there are.
+
+    Raises:
+        ConfigError: the density is none.
+    """
+    if not 0.0 < density <= 1.0:
+        raise ConfigError(f"density must be in (0, 1], not {density}; it is the share of senders that a receiver keeps")
+    return min(max(int(n_agents * density), 1), n_agents - 1)
 
 
 class FixedTopology(nn.Module):
@@ -85,6 +97,61 @@ def chain(n_agents: int) -> FixedTopology:
     return FixedTopology(tuple(Edge(s, s + 1) for s in range(n_agents - 1)), n_agents)
 
 
+def random(n_agents: int, n_senders: int, generator: torch.Generator) -> FixedTopology:
+    """Every agent hears `n_senders` others (all, if there are fewer), drawn without replacement; in O(edges)."""
+    n_others = n_agents - 1
+    n_drawn = min(n_senders, n_others)
+    n_kept = min(n_drawn, n_others - n_drawn)  # where most are heard, draw those that are not
+    if n_drawn <= 0:
+        return none(n_agents)
+    drawn_RK = torch.randint(n_others, (n_agents, n_kept), generator=generator).sort(1).values
+    while (is_again := drawn_RK.diff(dim=1) == 0).any():  # draws that are there already are drawn again
+        again = is_again.nonzero()
+        drawn_RK[again[:, 0], again[:, 1] + 1] = torch.randint(n_others, (len(again),), generator=generator)
+        drawn_RK = drawn_RK.sort(1).values
+    if n_kept < n_drawn:
+        is_heard_RS = torch.ones(n_agents, n_others, dtype=torch.bool).scatter_(1, drawn_RK, value=False)
+        drawn_RK = is_heard_RS.nonzero()[:, 1].reshape(n_agents, n_drawn)
+    receivers_R1 = torch.arange(n_agents)[:, None]
+    return _heard_by(drawn_RK + (drawn_RK >= receivers_R1), receivers_R1.expand(-1, n_drawn), n_agents)
+
+
+def grid(n_agents: int) -> FixedTopology:
+    """Agents on a square grid, row by row; each hears those beside, above and below it: two to four where it is full."""
+    side = math.isqrt(max(n_agents - 1, 0)) + 1
+    agent, right = torch.arange(n_agents), torch.arange(n_agents) % side
+    pairs = [(agent[right > 0] - 1, agent[right > 0]), (agent[agent >= side] - side, agent[agent >= side])]
+    senders = torch.cat([near for pair in pairs for near in pair])
+    receivers = torch.cat([near for pair in pairs for near in reversed(pair)])
+    return _heard_by(senders, receivers, n_agents)
+
+
+def knn(n_agents: int, n_senders: int) -> FixedTopology:
+    """Agents on a square grid, row by row; each hears its `n_senders` nearest, of equally near ones the first; in O(edges)."""
+    side = math.isqrt(max(n_agents - 1, 0)) + 1
+    n_heard, reach = min(n_senders, n_agents - 1), 1
+    if n_heard <= 0:
+        return none(n_agents)
+    while True:  # a disc that holds enough for everybody, those in the corners too, holds the nearest of everybody
+        down, right = torch.cartesian_prod(*[torch.arange(-reach, reach + 1)] * 2).T
+        far = down**2 + right**2
+        near = far.argsort(stable=True)[1 : int((far <= reach**2).sum())]
+        row_R1, column_R1 = torch.arange(n_agents)[:, None] // side, torch.arange(n_agents)[:, None] % side
+        row_RM, column_RM = row_R1 + down[near], column_R1 + right[near]
+        sender_RM = row_RM * side + column_RM
+        is_there_RM = (row_RM >= 0) & (column_RM >= 0) & (column_RM < side) & (sender_RM < n_agents)
+        if is_there_RM.sum(1).min() >= n_heard:
+            break
+        reach *= 2
+    receiver, which = (is_there_RM & (is_there_RM.cumsum(1) <= n_heard)).nonzero().T
+    return _heard_by(sender_RM[receiver, which], receiver, n_agents)
+
+
+def _heard_by(senders: Tensor, receivers: Tensor, n_agents: int) -> FixedTopology:
+    pairs = zip(senders.flatten().tolist(), receivers.flatten().tolist(), strict=True)
+    return FixedTopology(tuple(map(Edge._make, pairs)), n_agents)
+
+
 class CommFormerTopology(nn.Module):
     """CommFormer's learned static graph (Hu et al. 2024, arXiv:2405.08550): every receiver keeps its best k senders.
 
@@ -96,12 +163,8 @@ class CommFormerTopology(nn.Module):
 
     def __init__(self, n_agents: int, density: float = 0.4) -> None:
         super().__init__()
-        if not 0.0 < density <= 1.0:
-            raise ConfigError(
-                f"density must be in (0, 1], not {density}; it is the share of senders that a receiver keeps"
-            )
         self.n_agents = n_agents
-        self.n_kept = min(max(int(n_agents * density), 1), n_agents - 1)
+        self.n_kept = senders_kept(n_agents, density)
         self.logits = nn.Parameter(torch.zeros(n_agents, n_agents))
 
     def _scores(self) -> Tensor:
@@ -168,18 +231,25 @@ TOPOLOGIES = {
     "chain": "agent i to agent i + 1, the last one to nobody",
     "commformer": "learned static graph, k senders per receiver (arXiv:2405.08550)",
     "pruned": "full at first, then only the edges that listeners act upon (after arXiv:2006.06455)",
+    "random": "drawn once: each receiver hears k senders, the density's share",
+    "grid": "agents on a square grid, each hears those beside, above and below it",
+    "knn": "agents on a square grid, each hears its k nearest, the density's share",
 }
 
 
 def make_topology(
-    name: str, n_agents: int, density: float = 0.4
+    name: str, n_agents: int, density: float = 0.4, seed: int = 0
 ) -> FixedTopology | CommFormerTopology | PrunedTopology:
-    """A built-in topology by name."""
+    """A built-in topology by name; `seed` is that of a graph that is drawn (`random`)."""
     if name == "commformer":
         return CommFormerTopology(n_agents, density) if n_agents > 1 else none(n_agents)
     if name == "pruned":
         return PrunedTopology(n_agents)
-    makers = {"none": none, "full": full, "ring": ring, "chain": chain}
+    if name == "random":
+        return random(n_agents, senders_kept(n_agents, density), torch.Generator().manual_seed(seed))
+    if name == "knn":
+        return knn(n_agents, senders_kept(n_agents, density))
+    makers = {"none": none, "full": full, "ring": ring, "chain": chain, "grid": grid}
     if name not in makers:
         raise ConfigError(f"no topology is called {name!r}; there are {', '.join(TOPOLOGIES)}")
     return makers[name](n_agents)

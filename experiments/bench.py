@@ -36,6 +36,7 @@ BENCHES: Final = {
     ),
     "collapse": ("commlib.experiments.bench_collapse", "codes in use when codebook, sender and receiver learn at once"),
     "shannon": ("commlib.experiments.bench_shannon", "distance from entropy and from the rate-distortion function"),
+    "scale": ("commlib.experiments.bench_scale", "a round of up to 8,192 agents, by open edges; ledger and audit on"),
 }
 
 

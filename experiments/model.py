@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from commlib.agent import BatchedTeam
@@ -18,7 +20,9 @@ from commlib.agents.runtime import Runtime
 from commlib.codec import FrozenCodec
 from commlib.gate import Gate
 from commlib.message import Edge
-from commlib.plan import Plan
+from commlib.plan import Plan, senders_of
+
+TeamBuilder = Callable[[list[int], NDArray[np.int64]], BatchedTeam]
 
 
 @dataclass(frozen=True)
@@ -85,23 +89,26 @@ class Model:
     """Everything that plays: build desks from it with `furnish`.
 
     Attributes:
-        build_team: makes the team of the given local agents; called on their host, so it must survive pickling.
+        build_team: makes the team of the given local agents, told whom they hear (`commlib.plan.senders_of`); called on
+            their host, so it must survive pickling.
         codec: what both ends of every link carry.
         edges: who may talk to whom.
         calibration: how the price knob was calibrated; empty if it was not.
         gate: the rule that keeps messages back.
     """
 
-    build_team: Callable[[list[int]], BatchedTeam]
+    build_team: TeamBuilder
     codec: FrozenCodec
     edges: tuple[Edge, ...]
     calibration: Calibration = field(default_factory=Calibration)
     gate: Gate = Gate()  # noqa: RUF009 (frozen)
 
 
-def learned_team(spec: PolicySpec, weights: dict[str, Tensor], agents: list[int]) -> BatchedTeam:
+def learned_team(
+    spec: PolicySpec, weights: dict[str, Tensor], agents: list[int], senders: NDArray[np.int64]
+) -> BatchedTeam:
     """The trained agents of one host."""
-    return LearnedTeam(spec, weights, agents)
+    return LearnedTeam(spec, weights, agents, senders)
 
 
 def furnish(runtime: Runtime, plan: Plan, model: Model) -> None:
@@ -110,4 +117,5 @@ def furnish(runtime: Runtime, plan: Plan, model: Model) -> None:
 
 
 def _desk(host: int, plan: Plan, model: Model) -> Desk:
-    return Desk(host, plan, model.codec, model.build_team(plan.agents_of(host)), model.gate)
+    team = model.build_team(plan.agents_of(host), senders_of(plan, host))
+    return Desk(host, plan, model.codec, team, model.gate)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from commlib.agent import Agent, Soloists, checked_reply
 from commlib.agents.play import Books, play
@@ -57,7 +58,7 @@ def run(
         world: a name, a live world, a PettingZoo `ParallelEnv` or a factory of one.
         agent: called with an agent id; anything with ``act(observation, inbox) -> (action, message)``.
         codec: vq, int8, float32 or ``package.module:Class``.
-        topology: none, full, ring or commformer.
+        topology: a name from `commlib list topologies`.
         budget: shared by all agents, such as ``"64 bit/step"``; None caps nothing.
         runtime: local or ray.
         quiet: show no progress.
@@ -92,19 +93,18 @@ def run(
 
 def graph_of(config: RunConfig, world: World) -> tuple[Edge, ...]:
     """Who may talk to whom, as configured."""
-    return make_topology(config.topology, world.spec.n_agents, config.density).edges()
+    return make_topology(config.topology, world.spec.n_agents, config.density, config.graph_seed).edges()
 
 
 def lossless_team(factory: Callable[[int], Agent], world: World, edges: tuple[Edge, ...], width: int) -> Model:
     """The user's agents over a channel that loses nothing."""
-    return Model(partial(soloists, factory, world.spec, edges, width), Float32Codec(width).freeze(), edges)
+    return Model(partial(soloists, factory, world.spec, width), Float32Codec(width).freeze(), edges)
 
 
 def soloists(
-    factory: Callable[[int], Agent], spec: WorldSpec, edges: tuple[Edge, ...], width: int, agents: list[int]
+    factory: Callable[[int], Agent], spec: WorldSpec, width: int, agents: list[int], senders: NDArray[np.int64]
 ) -> Soloists:
     """The user's agents of one host as a team."""
-    senders = [[edge.sender for edge in edges if edge.receiver == agent] for agent in agents]
     return Soloists(factory, agents, senders, width, [spec.action_counts[agent] for agent in agents])
 
 

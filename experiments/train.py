@@ -113,7 +113,7 @@ def policy_spec(config: RunConfig, world: WorldSpec) -> PolicySpec:
 def build_learner(config: RunConfig, world: WorldSpec, agents: list[int]) -> Learner:
     """A host's learner; runs on the host, so that no module travels."""
     codec = make_codec(config.codec, config.message_width, config.codebook_size)
-    topology = make_topology(config.topology, world.n_agents, config.density)
+    topology = make_topology(config.topology, world.n_agents, config.density, config.graph_seed)
     spec = policy_spec(config, world)
     return Learner(spec, agents, codec, topology, config.seed)
 
@@ -411,7 +411,7 @@ def check_names(config: RunConfig, world: WorldSpec) -> None:
     """Refuse what cannot be built before anything is written."""
     n_hosts(config, world.n_agents)
     check_storable(make_codec(config.codec, config.message_width, config.codebook_size).freeze())
-    make_topology(config.topology, world.n_agents, config.density)
+    make_topology(config.topology, world.n_agents, config.density, config.graph_seed)
 
 
 def check_folder(folder: RunFolder, config: RunConfig, *, resume: bool) -> None:

@@ -65,7 +65,7 @@ def play(codec, refresh_every, loss, seeds, is_lossy=True):
             arrived = {}
             for end in ends:
                 sent = end.send(number, PLACES[places[end.host]][None], TALKING, ALIVE, None)
-                bits += sum(debit.bits for debit in sent.debits)
+                bits += sum(bill.bits for bill in sent.bills)
                 for trunk, data in sent.frames.items():
                     n_sent += 1
                     if channels[trunk].passes():
@@ -78,7 +78,7 @@ def play(codec, refresh_every, loss, seeds, is_lossy=True):
                 n_noticed += received.n_lost
                 n_unread += received.n_unread
                 context, codes = ends[heard_from].recorded[-1]
-                is_wrong = (received.inbox[:, 0, heard_from] != codec.embed(codes)).any(-1)
+                is_wrong = (received.inbox[:, 0, 0] != codec.embed(codes)).any(-1)
                 n_right += int((~is_wrong).sum())
                 if heard_from in arrived:
                     is_new = (codes != context[:, :-1]).any(-1)

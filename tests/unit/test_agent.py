@@ -26,7 +26,7 @@ class Parrot:
 
 def team(n_worlds=2):
     """Agents 1 and 2 of a team of three; 1 hears 0 and 2, 2 hears nobody."""
-    soloists = Soloists(Parrot, [1, 2], [[0, 2], []], 2, [5, 5])
+    soloists = Soloists(Parrot, [1, 2], np.array([[0, 2], [-1, -1]]), 2, [5, 5])
     soloists.reset(n_worlds)
     return soloists._agents, soloists
 
@@ -49,14 +49,14 @@ def test_messages_are_laid_out_by_agent_and_world():
 def test_what_is_said_is_heard_in_the_next_step_and_only_on_open_edges():
     agents, soloists = team()
     observation = np.zeros((2, 2, 3), np.float32)
-    inbox = np.arange(2 * 2 * 3 * 2, dtype=np.float32).reshape(2, 2, 3, 2)
+    inbox = np.arange(2 * 2 * 2 * 2, dtype=np.float32).reshape(2, 2, 2, 2)
     soloists.speak(observation, 0.0)
     assert soloists.act(inbox, DICE).tolist() == [[0, 0], [0, 0]]
     soloists.speak(observation, 0.1)
-    assert agents[0][0].inboxes == [{}, {0: [0.0, 1.0], 2: [4.0, 5.0]}]
-    assert agents[1][0].inboxes == [{}, {0: [12.0, 13.0], 2: [16.0, 17.0]}]
+    assert agents[0][0].inboxes == [{}, {0: [0.0, 1.0], 2: [2.0, 3.0]}]
+    assert agents[1][0].inboxes == [{}, {0: [8.0, 9.0], 2: [10.0, 11.0]}]
     assert agents[0][1].inboxes == [{}, {}]
-    assert soloists.act(inbox, DICE).tolist() == [[4, 0], [28 % 5, 0]]
+    assert soloists.act(inbox, DICE).tolist() == [[2, 0], [18 % 5, 0]]
 
 
 def test_none_is_silence():
@@ -70,7 +70,7 @@ def test_none_is_silence():
 def test_a_reset_forgets_the_inbox_and_reaches_the_agents():
     agents, soloists = team()
     soloists.speak(np.zeros((2, 2, 3), np.float32), 0.0)
-    soloists.act(np.ones((2, 2, 3, 2), np.float32), DICE)
+    soloists.act(np.ones((2, 2, 2, 2), np.float32), DICE)
     soloists.reset(1)
     vectors, _ = soloists.speak(np.zeros((1, 2, 3), np.float32), 0.0)
     assert vectors.tolist() == [[[1, 1]], [[2, 1]]]

@@ -1,7 +1,5 @@
 """The price knob: fewer bits for a higher price, never for free, and a prior that pays for itself."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
@@ -93,8 +91,7 @@ class Guides:
         return MOVES.index(move), said
 
 
-def guides(edges, agents):
-    senders = [[edge.sender for edge in edges if edge.receiver == agent] for agent in agents]
+def guides(agents, senders):
     return Soloists(Guides, agents, senders, 2, [5] * len(agents))
 
 
@@ -107,7 +104,7 @@ def places(spare=0):
 
 def model_of(codec=None, edges=None):
     edges = ring(3).edges() if edges is None else edges
-    return Model(partial(guides, edges), codec or places(), edges)
+    return Model(guides, codec or places(), edges)
 
 
 STAGES = StagesConfig(calibrate_worlds=16, calibrate_rounds=1, rungs=11, margin=0.02)

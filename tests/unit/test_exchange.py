@@ -12,10 +12,10 @@ from commlib.codec import fresh_context
 from commlib.codecs.frozen import ByteQuantiser, CodebookQuantiser, TableCodec
 from commlib.codecs.prior import Prior, to_integers, uniform_prior
 from commlib.errors import AgentError, ForeignCodec, FrameError
-from commlib.exchange import Endpoint
+from commlib.exchange import Endpoint, shares
 from commlib.frame import Frame, is_greeting, unpack_greeting
 from commlib.message import Edge
-from commlib.plan import CHARGING_RULES, Plan, Route, Trunk, make_plan, partition
+from commlib.plan import CHARGING_RULES, Plan, Route, Trunk, incoming, make_plan, partition, senders_of
 
 FULL4 = tuple(Edge(s, r) for s, r in itertools.permutations(range(4), 2))
 RING4 = tuple(Edge(s, (s + 1) % 4) for s in range(4))
@@ -78,8 +78,12 @@ class Network:
         ]
         self.number += 1
         inbox = np.zeros((self.n_worlds, n_agents, n_agents, self.codec.width), np.float32)
-        for block, received in zip(self.blocks, self.received, strict=True):
-            inbox[:, block] = received.inbox
+        for end, block, received in zip(self.ends, self.blocks, self.received, strict=True):
+            senders = senders_of(self.plan, end.host)
+            assert received.inbox.shape == (self.n_worlds, *senders.shape, self.codec.width)
+            assert not received.inbox[:, senders < 0].any()
+            for agent, row, heard in zip(block, senders, received.inbox.swapaxes(0, 1), strict=True):
+                inbox[:, agent, row[row >= 0]] = heard[:, row >= 0]
         return sent, inbox
 
     def in_step(self):
@@ -139,19 +143,23 @@ def test_bits_delivered_are_bits_charged_edge_by_edge(edges, charging, codec):
         sent, inbox = network.round(draw(seed), silent=np.random.default_rng(seed).random((4, 5)) < 0.3)
         debits, paid = defaultdict(list), 0
         for host, one in enumerate(sent):
-            assert sum(d.bits for d in one.debits) == sum(8 * len(frame) for frame in one.frames.values())
-            assert sum(d.payload_bits for d in one.debits) == sum(
-                8 * len(stream_of(network.codec, data, 5 * len(network.plan.trunks[index].routes)))
-                for index, data in one.frames.items()
-            )
-            for debit in one.debits:
-                assert debit.route.sender in network.blocks[host]
-                paid += debit.bits
-                for receiver in debit.route.receivers:
-                    debits[Edge(debit.route.sender, receiver)].append((debit.n_messages, debit.bits))
+            for bill, (index, data) in zip(one.bills, one.frames.items(), strict=True):
+                routes = network.plan.trunks[index].routes
+                stream = stream_of(network.codec, data, 5 * len(routes))
+                assert bill == (index, 5, 8 * len(data), 8 * len(stream))
+                for route, bits in zip(routes, shares(bill.bits, len(routes)), strict=True):
+                    assert route.sender in network.blocks[host]
+                    paid += bits
+                    for receiver in route.receivers:
+                        debits[Edge(route.sender, receiver)].append((bill.n_messages, bits))
+        assert paid == sum(8 * len(frame) for one in sent for frame in one.frames.values())
         receipts = defaultdict(list)
-        for heard in (heard for received in network.received for heard in received.heard):
-            receipts[heard.edge].append((heard.n_messages, heard.bits))
+        for end, received in zip(network.ends, network.received, strict=True):
+            inlets = incoming(network.plan, end.host)
+            for bill in received.heard:
+                bits = shares(bill.bits, len(network.plan.trunks[bill.trunk].routes))
+                for route, sender, receiver, *_ in zip(*inlets[bill.trunk], strict=True):
+                    receipts[Edge(sender, receiver)].append((bill.n_messages, bits[route]))
         assert receipts == debits
         assert set(receipts) <= set(edges)
         assert (paid > 0) == bool(receipts)
@@ -173,7 +181,7 @@ def test_what_arrives_is_the_nearest_code_of_what_was_said(charging):
 
 def test_a_broadcast_is_paid_once_and_a_link_for_each_pair():
     broadcast, link = Network(charging="broadcast"), Network(charging="link")
-    costs = [sum(d.bits for one in network.round(draw(1))[0] for d in one.debits) for network in (broadcast, link)]
+    costs = [sum(bill.bits for one in network.round(draw(1))[0] for bill in one.bills) for network in (broadcast, link)]
     assert costs[0] < costs[1]
     assert [len(network.plan.trunks) for network in (broadcast, link)] == [2, 4]
 
@@ -212,7 +220,7 @@ def test_nothing_is_sent_when_all_is_as_expected():
     network.round(draw(0))
     for _ in range(3):  # the same again: what the prior expects
         sent, inbox = network.round(draw(0))
-        assert all(one.frames == {} and one.debits == [] and one.n_spoken == 0 for one in sent)
+        assert all(one.frames == {} and one.bills == [] and one.n_spoken == 0 for one in sent)
         assert all(received.heard == [] for received in network.received)
         assert inbox.any()
     assert network.in_step()
@@ -237,7 +245,7 @@ def test_without_a_codeword_for_silence_frames_list_the_silent():
     assert [one.n_spoken for one in sent] == [7, 5]
     listed = b"\1" + np.packbits(silent[:2].ravel()).tobytes()
     assert payload_of(sent[0].frames[0])[:3] == listed
-    assert sum(d.payload_bits for d in sent[0].debits) == 8 * (len(payload_of(sent[0].frames[0])) - len(listed))
+    assert sum(bill.payload_bits for bill in sent[0].bills) == 8 * (len(payload_of(sent[0].frames[0])) - len(listed))
     assert np.array_equal(inbox[3, 1, 0], draw(0)[0, 3])
     assert not inbox[:3, 1, 0].any()
     assert [one.estimate_bits for one in sent] == [7 * 64.0, 5 * 64.0]
@@ -280,7 +288,7 @@ def test_a_reset_forgets_what_was_heard():
     again, same = network.round(draw(0))
     assert np.array_equal(same, inbox)
     for one, other in zip(first, again, strict=True):
-        assert other._replace(frames={}, debits=[]) == one._replace(frames={}, debits=[])
+        assert other._replace(frames={}, bills=[]) == one._replace(frames={}, bills=[])
         assert [payload_of(data) for data in other.frames.values()] == [payload_of(d) for d in one.frames.values()]
     assert network.in_step()
 
@@ -293,7 +301,7 @@ def test_dead_worlds_send_nothing_and_keep_what_they_had():
     sent, inbox = network.round(vectors, alive=alive)
     assert not inbox[~alive].any()
     assert inbox[alive].any()
-    assert {debit.n_messages for one in sent for debit in one.debits} == {2}
+    assert {bill.n_messages for one in sent for bill in one.bills} == {2}
     fewer = Network(n_worlds=2)
     fewer.round(draw(0)[:, alive])
     assert fewer.round(vectors[:, alive])[0][0].estimate_bits == pytest.approx(sent[0].estimate_bits)

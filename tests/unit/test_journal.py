@@ -223,3 +223,20 @@ def test_a_forgotten_journal_frees_its_file_without_a_warning(path):
     gc.collect()
     with Ledger(Journal(path)) as ledger:
         assert ledger.statement().granted == 5
+
+
+@pytest.mark.parametrize("n", [0, 1, 127, 128, 129, 300])
+def test_many_receipts_at_once_are_the_rows_of_as_many_calls(n):
+    receipts = [Receipt("a", 0, 0, 0, s, s + 1, 1, s) for s in range(n)]
+    at_once, one_by_one = Journal.in_memory(), Journal.in_memory()
+    at_once.add_receipts(receipts)
+    for receipt in receipts:
+        one_by_one.add_receipts([receipt])
+    assert list(at_once.receipts()) == receipts
+    assert at_once.digest() == one_by_one.digest()
+    at_once.add_receipts(receipts)
+    assert list(at_once.receipts()) == receipts, "a retry changes nothing"
+    for which in {0, n // 2, n - 1} if n else ():
+        other = [*receipts[:which], receipts[which]._replace(bits=10**6), *receipts[which + 1 :]]
+        with pytest.raises(JournalError, match="a row never changes"):
+            at_once.add_receipts(other)

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from commlib.agent import Spoken
-from commlib.agents.play import Books, play
+from commlib.agents.play import Books, Purse, check_bills, play
 from commlib.agents.runtime import LocalRuntime
 from commlib.audit import audit
 from commlib.codecs.floats import Float32Codec
 from commlib.codecs.frozen import CodebookQuantiser, TableCodec
 from commlib.codecs.prior import Prior, to_integers
 from commlib.errors import BudgetError
+from commlib.exchange import Bill, Sent
 from commlib.experiments.model import Model, furnish
 from commlib.experiments.world_guide import Guide
 from commlib.journal import Journal
@@ -27,7 +28,7 @@ N_WORLDS = 20
 class Talkers:
     """Agents that all say something new in every step, and act by chance."""
 
-    def __init__(self, agents):
+    def __init__(self, agents, senders):
         self.agents = agents
 
     def reset(self, n_worlds):
@@ -290,7 +291,7 @@ def test_a_host_that_bills_less_than_it_sends_gets_nothing_carried(lie):
         if method != "desk.speak":
             return answers
         if lie == "bills":
-            return [answers[0]._replace(debits=[]), *answers[1:]]
+            return [answers[0]._replace(bills=[]), *answers[1:]]
         return [answers[0]._replace(frames={1: answers[0].frames[0]}), *answers[1:]]
 
     stage.runtime.each = lying
@@ -304,5 +305,22 @@ def test_a_watcher_sees_what_was_charged():
     tally = stage.play(watcher=seen.append)
     assert [round_.step for round_ in seen] == list(range(10))
     assert sum(8 * len(frame) for round_ in seen for frame in round_.frames.values()) == tally.wire_bits
-    assert sum(debit.bits for round_ in seen for sent in round_.sent for debit in sent.debits) == tally.wire_bits
+    assert sum(bill.bits for round_ in seen for sent in round_.sent for bill in sent.bills) == tally.wire_bits
     assert all(round_.action.shape == (N_WORLDS, 3) for round_ in seen)
+
+
+def test_a_frame_at_the_price_of_another_is_not_carried():
+    plan = make_plan(full(3).edges(), (0, 0, 0), "link")
+    plan = plan._replace(trunks=(*plan.trunks, *plan.trunks))
+    frames = {0: b"12345", 1: b"123"}
+    honest = Sent(frames, [Bill(0, 1, 40, 0), Bill(1, 1, 24, 0)], 0.0, 0, 0, 0, 0)
+    check_bills(plan, [honest])
+    with pytest.raises(BudgetError, match="billed 64 bits for frames of 64 bits, or one frame at the price of another"):
+        check_bills(plan, [honest._replace(bills=[Bill(0, 1, 24, 0), Bill(1, 1, 40, 0)])])
+
+
+def test_a_receipt_for_a_frame_that_does_not_lead_here_is_refused():
+    stage = Stage("unlimited", n_hosts=1)
+    purse = Purse(Books(stage.ledger, stage.budget), stage.plan, 1)
+    with pytest.raises(BudgetError, match="host 0 says it heard trunk 5, which does not lead to it"):
+        purse.book_receipts(0, [[Bill(5, 1, 8, 8)]])

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -12,8 +13,11 @@ from commlib.topology import (
     chain,
     edges_of,
     full,
+    grid,
+    knn,
     make_topology,
     none,
+    random,
     ring,
 )
 
@@ -102,3 +106,56 @@ def test_a_gradient_opens_the_edge_that_pays():
         optimiser.step()
     assert Edge(2, 0) in topology.edges()
     assert topology.logits[2, 0] > topology.logits[[1, 3], 0].max() + 1
+
+
+def senders(topology):
+    """Whom each agent hears."""
+    return [[s for s, r in topology.edges() if r == agent] for agent in range(topology.n_agents)]
+
+
+@pytest.mark.parametrize("n_agents", [1, 2, 3, 6, 9, 30])
+@pytest.mark.parametrize("n_senders", [0, 1, 2, 5, 8, 29])
+def test_a_random_receiver_hears_so_many_different_others(n_agents, n_senders):
+    for seed in range(5):
+        heard = senders(random(n_agents, n_senders, source(seed)))
+        assert all(len(set(row) - {agent}) == min(n_senders, n_agents - 1) for agent, row in enumerate(heard))
+
+
+@pytest.mark.parametrize("n_senders", [2, 3])
+def test_random_senders_are_evenly_drawn(n_senders):
+    """Both by drawing whom to hear and by drawing whom not to."""
+    count = sum(adjacency_of(random(6, n_senders, source(seed)).edges(), 6) for seed in range(500)) / 500
+    assert count.sum(0).allclose(torch.tensor(float(n_senders)))
+    assert (count + n_senders / 5 * torch.eye(6) - n_senders / 5).abs().max() < 0.1
+
+
+def test_a_random_graph_is_that_of_its_seed():
+    one, other, same = (make_topology("random", 20, 0.2, seed).edges() for seed in (0, 1, 0))
+    assert one == same != other
+
+
+def test_neighbours_on_a_grid():
+    assert senders(grid(9)) == [
+        [1, 3],
+        [0, 2, 4],
+        [1, 5],
+        [0, 4, 6],
+        [1, 3, 5, 7],
+        [2, 4, 8],
+        [3, 7],
+        [4, 6, 8],
+        [5, 7],
+    ]
+    assert senders(grid(5)) == [[1, 3], [0, 2, 4], [1], [0, 4], [1, 3]], "the last row is not full"
+    assert grid(1).edges() == ()
+
+
+@pytest.mark.parametrize("n_agents", [1, 2, 5, 10, 17, 36, 50])
+@pytest.mark.parametrize("n_senders", [1, 4, 9, 49])
+def test_the_nearest_are_those_that_a_search_of_all_pairs_finds(n_agents, n_senders):
+    side = int(np.ceil(n_agents**0.5))
+    place = np.array([divmod(agent, side) for agent in range(n_agents)])
+    far = ((place[:, None] - place) ** 2).sum(-1)
+    np.fill_diagonal(far, 10**6)
+    nearest = far.argsort(1, kind="stable")[:, : min(n_senders, n_agents - 1)]
+    assert senders(knn(n_agents, n_senders)) == np.sort(nearest, 1).tolist()
