@@ -42,7 +42,7 @@ WRONG = {
     "unexpected word": (["train", "guide", "again"], "unexpected 'again'"),
     "no world": (["train"], "which world?"),
     "no world, with a setting": (["train", "--steps", "10"], "which world?"),
-    "unknown world": (["train", "gudie"], "there is no world 'gudie'; did you mean guide_v1 or guide_8_v1?"),
+    "unknown world": (["train", "gudie"], "there is no world 'gudie'; did you mean guide_v1"),
     "unknown method": (["train", "guide", "--method", "our"], "no method is called 'our'; did you mean 'ours'?"),
     "unknown codec": (["train", "guide", "--codec", "vqq"], "no codec is called 'vqq'; did you mean 'vq'?"),
     "unknown topology": (["train", "guide", "--topology", "rings"], "no topology is called 'rings'"),
@@ -73,7 +73,7 @@ WRONG = {
     "figure of another kind": (["bench", "wire", "--plot", "wire.pdf"], "wire.pdf is no .png file"),
     "figure in no folder": (["bench", "wire", "--plot", "no/wire.png"], "the folder of no/wire.png does not exist"),
     "sweep nothing": (["sweep"], "the following arguments are required: WORLD"),
-    "sweep an unknown world": (["sweep", "guide", "gudie"], "there is no world 'gudie'; did you mean guide_v1?"),
+    "sweep an unknown world": (["sweep", "guide", "gudie"], "there is no world 'gudie'; did you mean guide_v1"),
     "sweep an unknown method": (
         ["sweep", "guide", "--methods", "our"],
         "no method is called 'our'; did you mean 'ours'?",

@@ -199,7 +199,7 @@ def test_the_commands_of_a_task_mean_its_configuration(plan, tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("axes", "sentence"),
     [
-        ({"worlds": ["guide", "gudie"]}, "there is no world 'gudie'; did you mean guide_v1?"),
+        ({"worlds": ["guide", "gudie"]}, "there is no world 'gudie'; did you mean guide_v1"),
         ({"methods": ["ours", "int9"]}, "no method is called 'int9'; did you mean 'int8'?"),
         ({"budgets": ["8 bit/step", "64"]}, "the budget '64' has no unit"),
         ({"bit_prices": ["0", "-1"]}, "bit_price = '-1'"),
