@@ -37,6 +37,9 @@ for seed in 0 1 2 3 4; do TAG=x2 train guide int8-gated $seed --message-width 2 
 train mpe2:simple_speaker_listener_v4 ours 0 --steps 50000
 train pettingzoo:sisl/pursuit-v5 ours 0 --steps 5000
 train predator_prey_easy dense 0
+for method in narrow commnet ic3net tarmac commformer int8 int8-gated etc gvq ddcl vq-vib random; do
+  train predator_prey_easy $method 0
+done
 # what must be said is known in these two as well: log2 10 bits an image, log2 3 bits an episode
 for seed in 0 1 2 3 4; do train digits ours $seed; done
 for method in ours dense none; do
