@@ -168,11 +168,20 @@ def test_a_stochastic_code_is_drawn_as_it_says():
     codec = VQVIBCodec(2, 4)
     codec.fit(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]).repeat(50, 1), source(0))
     x = torch.full((20_000, 2), 0.2) + 1e-3 * torch.randn(20_000, 2, generator=source(1))
-    wanted = (-torch.cdist(x[:1], codec.quantizer.codebook).square()).softmax(-1)[0]
+    codec.sharpness.fill_(2.0)
+    wanted = (-2 * torch.cdist(x[:1], codec.quantizer.codebook).square()).softmax(-1)[0]
     drawn = codec(x).codes[:, 0].bincount(minlength=4) / len(x)
     assert torch.allclose(drawn, wanted.detach(), atol=0.015)
     assert torch.equal(codec(x).codes, codec(x).codes), "the same on every host"
     assert len(codec.eval()(x).codes.unique()) == 1, "in use the nearest"
+
+
+@pytest.mark.parametrize("size", [0.01, 1.0, 30.0])
+def test_a_fit_settles_how_sharp_the_draw_is_whatever_the_size_of_messages(size):
+    codec, x = VQVIBCodec(4, 16), size * messages(3000, 4).repeat(2, 1)
+    codec.fit(x, source(0))
+    is_nearest = codec(x).codes == codec.eval()(x).codes
+    assert 0.93 < is_nearest.float().mean() < 0.999
 
 
 def test_dither_adds_noise_that_does_not_depend_on_the_message():
