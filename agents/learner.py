@@ -23,7 +23,7 @@ from commlib.errors import AgentError
 from commlib.gate import Gate
 from commlib.message import Edge
 from commlib.objective import LossTerms, Objective
-from commlib.topology import CommFormerTopology, FixedTopology, PrunedTopology, full
+from commlib.topology import CommFormerTopology, FixedTopology, PrunedTopology, edges_of, full
 
 MAX_GRADIENT_NORM = 0.5
 
@@ -306,6 +306,10 @@ class Learner:
         """What a deployed team needs: the policy's tensors, the codec's, and the edges in use."""
         policy = {k: v.clone() for k, v in self.policy.state_dict().items()}
         return policy, {k: v.clone() for k, v in self.codec.state_dict().items()}, self.topology.edges()
+
+    def open_edges(self, phase: Phase) -> tuple[Edge, ...]:
+        """The graph that rollouts of this phase use."""
+        return edges_of(self.adjacency(phase))
 
     # --- parts --------------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,6 @@ from commlib.codec import Quantized
 from commlib.codecs.through import straight_through
 from commlib.codecs.vq import VQCodec
 
-
 MOSTLY = 0.95
 """How often the nearest code is drawn after a fit."""
 
@@ -85,5 +84,5 @@ class VQVIBCodec(VQCodec):
                 break
 
     def _log_p(self, x: Tensor, codebook: Tensor) -> Tensor:
-        """ln P(c | z), [B, K]."""
+        """Ln P(c | z), [B, K]."""
         return (-self.sharpness * torch.cdist(x, codebook).square()).log_softmax(-1)

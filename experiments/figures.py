@@ -44,6 +44,9 @@ _LINES: Final = ("-", "--", "-.", ":")
 _MOST_LABELLED: Final = 12
 """With more agents or edges than this, numbers beside them would hide the picture."""
 
+_MOST_ROWS: Final = 60
+"""With more edges than this, their names beside the rows would run into each other."""
+
 
 class _Look(NamedTuple):
     colour: str
@@ -363,6 +366,32 @@ def graph(run: Run) -> Figure:
         axes.text(x, y, str(agent), ha="center", va="center", fontsize=11, color=INK, zorder=6)
     if not edges:
         axes.text(0, 0, "nobody talks\nto anybody", ha="center", va="center", color=MUTED, fontsize=11)
+    return figure
+
+
+def graph_over_time(run: Run) -> Figure:
+    """Which edges were open when: a row for each edge that was ever open, by receiver, a mark where it was."""
+    rows = [row for row in run.metrics if row.get("edges") is not None]
+    kept = {Edge(*edge) for edge in run.result.edges}
+    known = sorted({Edge(*edge) for row in rows for edge in row["edges"]} | kept, key=lambda e: (e.receiver, e.sender))
+    open_ET = np.array([[list(edge) in [list(e) for e in row["edges"]] for row in rows] for edge in known])
+    figure = _figure(7.2, min(9.0, 1.3 + 0.13 * len(known)))
+    axes = figure.subplots()
+    _set_up(axes)
+    axes.grid(visible=False)
+    steps = np.array([0, *(row["steps"] for row in rows)])
+    shade = np.where(open_ET, np.where([[edge in kept] for edge in known], 2.0, 1.0), np.nan)
+    axes.pcolormesh(
+        steps, np.arange(len(known) + 1), np.ma.masked_invalid(shade), cmap=_blues(), vmin=0, vmax=2.4, linewidth=0
+    )
+    axes.hlines(np.arange(1, len(known)), 0, steps[-1], color=PAPER, linewidth=2)
+    axes.set_xlabel("environment steps")
+    axes.set_ylabel("edges, by receiver")
+    if len(known) <= _MOST_ROWS:
+        axes.set_yticks(np.arange(len(known)) + 0.5, [f"{e.sender} to {e.receiver}" for e in known], fontsize=6.5)
+    else:
+        axes.set_yticks([])
+    axes.invert_yaxis()
     return figure
 
 

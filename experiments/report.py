@@ -238,6 +238,11 @@ def _draw(runs: list[Run]) -> Drawn:
             figures.graph(run),
             "Who talks to whom, as charged in the evaluation; a dashed edge is open and carried nothing.",
         )
+        if any(row.get("edges") for row in run.metrics):
+            drawn[f"graph_over_time_{nth}"] = (
+                figures.graph_over_time(run),
+                "The learned graph over training: a mark where an edge was open, darker for those that stayed.",
+            )
         drawn[f"bill_{nth}"] = figures.bill(run), "The bill: bits charged on each edge, and the share of each sender."
         drawn[f"budget_{nth}"] = (
             figures.budget_over_time(run),
@@ -516,6 +521,7 @@ def _run_section(nth: int, run: Run, n_runs: int, drawn: Drawn) -> Html:
         tag("p", _verdict(run)),
         _differences(run),
         tag("div", _shown(drawn, f"graph_{nth}"), _shown(drawn, f"bill_{nth}"), class_="pair") if run.booked else None,
+        _shown(drawn, f"graph_over_time_{nth}"),
         _shown(drawn, f"budget_{nth}"),
         tag(
             "p",

@@ -287,6 +287,8 @@ class Training:
             **{f"loss_{name}": float(value) for name, value in terms._asdict().items()},
             "seconds": round(self.seconds, 3),
         }
+        if self.learning.has_learned_graph:
+            row["edges"] = self.team.each("learner.open_edges", phase)[0]
         with self.folder.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         figures = {

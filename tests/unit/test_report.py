@@ -6,6 +6,7 @@ import random
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -356,6 +357,21 @@ def test_every_figure_shows_its_runs(runs):
     assert [len(axes.patches) for axes in side_by_side.axes] == [4, 3]  # `none` has no bits to draw
     assert {"ours", "int8", "none", "no bits", "98.5 %"} <= texts(side_by_side)
     assert "none: no bits" in texts(figures.frontier(runs))
+
+
+def test_a_learned_graph_is_shown_over_training(tmp_path):
+    folder = make_run(tmp_path / "run", edges=[[0, 1], [1, 2]])
+    rows = [{**row, "edges": [[0, 1], [2, 0]] if row["iteration"] < 40 else [[0, 1]]} for row in folder.read_metrics()]
+    folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    figure = figures.graph_over_time(read_run(folder))
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["2 to 0", "0 to 1", "1 to 2"]
+    (mesh,) = axes.collections[:1]
+    shade = np.ma.filled(mesh.get_array().reshape(3, -1), 0)
+    assert [(row > 0).sum() for row in shade] == [40, 80, 0]
+    assert (shade[0].max(), shade[1].max()) == (1.0, 2.0), "those that stayed are darker"
+    written([folder], tmp_path, plots_dir=tmp_path / "plots")
+    assert (tmp_path / "plots" / "graph_over_time_1.png").exists()
 
 
 def test_the_frontier_marks_the_working_point_and_the_bound(runs):
