@@ -379,8 +379,8 @@ class Learner:
     def _log_probs(self, phase: Phase, inputs: Tensor, z_all: Tensor, adjacency_SR: Tensor) -> Tensor:
         """Log-probabilities [M, n, A] of the actions after hearing z_all [M, N, D] over the open edges."""
         is_open = adjacency_SR.T[self.agents]
-        inbox = is_open[None, :, :, None] * z_all[:, None]  # a slot per sender, zeros where the edge is closed
-        log_p = self.policy.act(inputs, inbox, self.agents, is_open).log_softmax(-1)
+        messages = z_all[:, None].expand(-1, len(self.agents), -1, -1)
+        log_p = self.policy.act(inputs, messages, self.agents, is_open).log_softmax(-1)
         if phase.floor > 0:
             allowed = (~self.policy.forbidden[self.agents]).float()
             even = allowed / allowed.sum(-1, keepdim=True)

@@ -54,12 +54,16 @@ class PolicySpec:
 
 
 AGGREGATIONS = ("slots", "mean", "attention", "signature")
-KEY_WIDTH = 16
-"""K; TarMAC's signature has 16 floats."""
+KEY_WIDTH, SHARPEST = 16, 20.0
+"""K, TarMAC's signature has 16 floats; and the largest score of a message, which float32 can still weigh against all others."""
 
 
 class Listener(nn.Module):
-    """What an agent makes of what it hears: messages [B, n, N, D] over open edges [n, N] become features [B, n, F]."""
+    """What an agent makes of what it hears: messages [B, n, N, D] over open edges [n, N] become features [B, n, F].
+
+    Messages come as they were said; what a closed edge would carry has the weight 0. So a learned edge that is closed still
+    gets the gradient of what its message would be worth.
+    """
 
     def __init__(self, spec: PolicySpec) -> None:
         super().__init__()
@@ -77,23 +81,24 @@ class Listener(nn.Module):
         if self.kind == "attention":
             self.key, self.value = nn.Linear(width + n, KEY_WIDTH), nn.Linear(width + n, spec.hidden)
 
-    def forward(self, inputs: Tensor, inbox: Tensor, is_open: Tensor) -> Tensor:
-        """Features [B, n, F] from inputs [B, n, I], the inbox (zeros on closed edges), and 0/1 for each edge."""
-        if self.kind == "slots":
-            return inbox.flatten(-2)
-        if self.kind == "mean":
-            return inbox.sum(-2) / is_open.sum(-1, keepdim=True).clamp_min(1)
+    def forward(self, inputs: Tensor, messages: Tensor, is_open: Tensor) -> Tensor:
+        """Features [B, n, F] from inputs [B, n, I], messages [B, n, N, D], and 0/1 for each edge."""
+        if self.kind in ("slots", "mean"):
+            heard = messages * is_open[..., None]
+            if self.kind == "slots":
+                return heard.flatten(-2)
+            return heard.sum(-2) / is_open.sum(-1, keepdim=True).clamp_min(1)
         if self.kind == "signature":
-            key, value = inbox[..., :KEY_WIDTH], inbox[..., KEY_WIDTH:]
+            key, value = messages[..., :KEY_WIDTH], messages[..., KEY_WIDTH:]
         else:
-            told = torch.cat([inbox, torch.eye(inbox.shape[-2]).expand(*inbox.shape[:-1], -1)], -1)
+            told = torch.cat([messages, torch.eye(messages.shape[-2]).expand(*messages.shape[:-1], -1)], -1)
             key, value = self.key(told), self.value(told)
-        score = (self.query(inputs)[..., None, :] * key).sum(-1) / KEY_WIDTH**0.5
+        score = ((self.query(inputs)[..., None, :] * key).sum(-1) / KEY_WIDTH**0.5).clamp(-SHARPEST, SHARPEST)
         top = score.detach().amax(-1, keepdim=True).clamp_min(0)
         weight = (score - top).exp() * is_open  # a product, so that a learned edge gets its gradient
         share = weight / (weight.sum(-1, keepdim=True) + (-top).exp())
-        heard: Tensor = (share[..., None] * value).sum(-2)
-        return heard
+        features: Tensor = (share[..., None] * value).sum(-2)
+        return features
 
 
 def _mlp(*widths: int, out_gain: float = 1.0) -> nn.Sequential:
@@ -145,12 +150,12 @@ class Policy(nn.Module):
             return out.tanh(), None
         return out[..., :-1].tanh(), out[..., -1]
 
-    def act(self, inputs: Tensor, inbox: Tensor, agents: list[int], is_open: Tensor) -> Tensor:
-        """Action logits [B, n, A] from inputs [B, n, I] and inbox [B, n, N, D]; -inf where an agent lacks the action.
+    def act(self, inputs: Tensor, messages: Tensor, agents: list[int], is_open: Tensor) -> Tensor:
+        """Action logits [B, n, A] from inputs [B, n, I] and messages [B, n, N, D]; -inf where an agent lacks the action.
 
-        `is_open`, 0/1 [n, N], is the graph: whom each of these agents hears.
+        `is_open`, 0/1 [n, N], is the graph: whom each of these agents hears. What comes over closed edges is not looked at.
         """
-        logits: Tensor = self.actor(torch.cat([inputs, self.listener(inputs, inbox, is_open)], -1))
+        logits: Tensor = self.actor(torch.cat([inputs, self.listener(inputs, messages, is_open)], -1))
         return logits.masked_fill(self.forbidden[agents], -torch.inf)
 
     def value(self, state: Tensor, elapsed: Tensor) -> Tensor:

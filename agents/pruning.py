@@ -3,7 +3,7 @@
 A gardener's rule: cut what bears least, wait, and stop before the harvest falls. Each edge is valued by how far its
 listener's actions move when it falls silent (`Learner.influence`). The least valued go, a lot at a time; the team trains
 on with what is left, because listeners who never met silence are thrown by it; and the fewest edges that keep success
-(or return) within the margin of the best stay.
+(or return) within twice the margin of the best stay.
 
 Shapes: T steps, B worlds, N agents, L live samples.
 """
@@ -21,8 +21,8 @@ from commlib.world import World
 
 KEPT = 0.75
 """The share of the edges that a cut leaves."""
-N_ROLLOUTS = 2
-"""Rollouts that a graph is judged by."""
+N_ROLLOUTS, SLACK = 2, 2
+"""Rollouts that a graph is judged by, and how many margins it may fall behind: so few episodes tell no less."""
 
 
 class Judged(NamedTuple):

@@ -36,8 +36,12 @@ SIZED = ("vq", "rvq", "fsq", "trellis", "vq-vib")
 """The codecs that have a codebook size (for rvq: of each stage; for trellis: levels)."""
 
 
-def make_codec(name: str, width: int, codebook_size: int) -> Any:  # noqa: ANN401 (an nn.Module that is also a Codec)
-    """A trainable codec by name; a user's class is called with ``width=``.
+WEIGHTED = {"dither": "magnitude_weight", "vq-vib": "complexity_weight"}
+"""The codecs that have a cost of information of their own, and the name of its weight."""
+
+
+def make_codec(name: str, width: int, codebook_size: int, weight: float | None = None) -> Any:  # noqa: ANN401 (an nn.Module that is also a Codec)
+    """A trainable codec by name; a user's class is called with ``width=``. `weight` is that of a cost of the codec's own.
 
     Raises:
         ConfigError: no codec has this name, or the object it names is not a codec.
@@ -45,7 +49,10 @@ def make_codec(name: str, width: int, codebook_size: int) -> Any:  # noqa: ANN40
     if name in CODECS:
         module, attribute, _ = CODECS[name]
         maker = getattr(import_module(module), attribute)
-        return maker(width, codebook_size) if name in SIZED else maker(width)
+        if weight is not None and name not in WEIGHTED:
+            raise ConfigError(f"the codec {name} has no cost of its own to weigh; {', '.join(WEIGHTED)} have one")
+        own = {} if weight is None else {WEIGHTED[name]: weight}
+        return maker(width, codebook_size, **own) if name in SIZED else maker(width, **own)
     plugins = {point.name: point for point in entry_points(group="commlib.codecs")}
     if name not in plugins and ":" not in name:
         known = [*CODECS, *plugins]

@@ -3,6 +3,8 @@
 Shapes: B messages, P positions, R rows, A ages, K alphabet, S symbols.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -17,13 +19,25 @@ class RateTable(nn.Module):
 
     table: Tensor
     bits: Tensor
+    knows: Tensor
+    """The kind's place in `KINDS`, and the ages, int64 [2]."""
 
     def __init__(self, n_positions: int, alphabet: int, kind: str = "previous", n_ages: int = 1) -> None:
         super().__init__()
-        self.kind, self.alphabet, self.n_ages = kind, alphabet, n_ages
-        prior = uniform_prior(n_positions, alphabet, kind, n_ages)
-        self.register_buffer("table", torch.from_numpy(prior.table.astype(np.int64)))
-        self.register_buffer("bits", torch.from_numpy(prior.bits.astype(np.float32)))
+        self.alphabet = alphabet
+        for name in ("table", "bits", "knows"):
+            self.register_buffer(name, torch.zeros(0))
+        self.set_prior(uniform_prior(n_positions, alphabet, kind, n_ages))
+
+    @property
+    def kind(self) -> str:
+        """What the prior knows, one of `commlib.codecs.rows.KINDS`."""
+        return known.KINDS[int(self.knows[0])]
+
+    @property
+    def n_ages(self) -> int:
+        """A."""
+        return int(self.knows[1])
 
     @property
     def prior(self) -> Prior:
@@ -32,9 +46,17 @@ class RateTable(nn.Module):
 
     def set_prior(self, prior: Prior) -> None:
         """Charge by this prior from now on, whatever it knows."""
-        self.kind, self.n_ages = prior.kind, prior.n_ages
+        self.knows = torch.tensor([known.KINDS.index(prior.kind), prior.n_ages])
         self.table = torch.from_numpy(prior.table.astype(np.int64))
         self.bits = torch.from_numpy(prior.bits.astype(np.float32))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:  # noqa: ANN401 (torch's)
+        """Take over whatever prior was saved, whatever it knows."""
+        for name in ("table", "bits", "knows"):
+            saved = state_dict.get(prefix + name)
+            if saved is not None:
+                setattr(self, name, torch.empty_like(saved))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def forward(self, codes: Tensor, context: Tensor | None) -> Tensor:
         """Bits of each message, float [B], for codes [B, P] in contexts [B, P + 1]; no context is a fresh link."""

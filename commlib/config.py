@@ -68,6 +68,9 @@ class RunConfig(_Frozen):
     method: str = Field("ours", description="a recipe from `commlib list methods`")
     codec: str = Field("vq", description="vq, int8, float32, or package.module:Class")
     codebook_size: int = Field(64, ge=2, le=4096, description="codes of vq")
+    codec_weight: float | None = Field(
+        None, ge=0, description="of the codec's own cost of information (dither, vq-vib); default: the codec's"
+    )
     prior: Literal["natural", "best", "none", "previous", "staged", "held"] = Field(
         "natural",
         description="what both ends know before a code is said; best: whatever saves most on held-out messages",

@@ -187,7 +187,8 @@ class Endpoint:
         """Which messages [n] stay unsaid, because their agent is silent or the gate is shut; `awake` are the live worlds."""
         dice, is_drawn = np.zeros(len(context)), silent.dtype != bool
         if self.gate.draws or is_drawn:
-            thrown = [dice_of(round_number, route.sender, self.n_worlds)[awake] for route in trunk.routes]
+            seed = self.gate.seed
+            thrown = [dice_of(seed, round_number, route.sender, self.n_worlds)[awake] for route in trunk.routes]
             dice = np.concatenate(thrown)
         quiet: Flags = dice < silent.ravel() if is_drawn else silent.ravel().astype(bool)
         if self.gate.rule != "none":

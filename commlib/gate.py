@@ -29,10 +29,12 @@ class Gate:
         rule: one of `RULES`.
         level: of `random` the share of messages that go; of `event` the least squared distance, summed over the D floats,
             between a message and what its listeners have.
+        seed: of the dice.
     """
 
     rule: str = "none"
     level: float = 0.0
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -52,6 +54,6 @@ class Gate:
         return ((vectors - held) ** 2).sum(-1) <= self.level
 
 
-def dice_of(round_number: int, sender: int, n_worlds: int) -> NDArray[np.float64]:
+def dice_of(seed: int, round_number: int, sender: int, n_worlds: int) -> NDArray[np.float64]:
     """A sender's uniform numbers of a round, [W]: the same wherever it lives."""
-    return np.random.default_rng([round_number, sender]).random(n_worlds)
+    return np.random.default_rng([seed, round_number, sender]).random(n_worlds)

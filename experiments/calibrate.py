@@ -21,7 +21,6 @@ from commlib.codecs.frozen import TableCodec
 from commlib.codecs.prior import best_prior
 from commlib.config import RunConfig, StagesConfig
 from commlib.experiments.model import Calibration, Model, Rung, furnish
-from commlib.gate import Gate
 from commlib.ledger import Budget, Ledger
 from commlib.plan import make_plan
 from commlib.world import World
@@ -172,11 +171,11 @@ def calibrate(
 def _gated_by_events(model: Model, rehearsal: _Rehearsal, contexts: Codes, codes: Codes, stages: StagesConfig) -> Model:
     """The model with the highest threshold of the event gate that stays within the margin of none at all."""
     variance = float(model.codec.embed(codes, contexts).var(0).sum())
-    model = replace(model, gate=Gate("event", 0.0))
+    model = replace(model, gate=replace(model.gate, rule="event", level=0.0))
     always = rehearsal.measure(model, 0.0)
     chosen = model
     for share in np.geomspace(FIRST_RUNG, 4.0, stages.rungs or 11):
-        model = replace(model, gate=Gate("event", share * variance))
+        model = replace(model, gate=replace(model.gate, level=share * variance))
         _, contexts, codes = rehearsal.play(model, 0.0)
         model = refit(model, contexts, codes)
         if not _holds(rehearsal.measure(model, 0.0), always, stages.margin):

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from commlib.agents.learner import Learner, Phase
 from commlib.agents.policy import PolicySpec
-from commlib.agents.pruning import KEPT, cut, judge
+from commlib.agents.pruning import KEPT, SLACK, cut, judge
 from commlib.agents.runtime import Runtime
 from commlib.agents.training import Learning, Rollout, Team, collect, update
 from commlib.codecs.build import make_codec
@@ -112,7 +112,7 @@ def policy_spec(config: RunConfig, world: WorldSpec) -> PolicySpec:
 
 def build_learner(config: RunConfig, world: WorldSpec, agents: list[int]) -> Learner:
     """A host's learner; runs on the host, so that no module travels."""
-    codec = make_codec(config.codec, config.message_width, config.codebook_size)
+    codec = make_codec(config.codec, config.message_width, config.codebook_size, config.codec_weight)
     topology = make_topology(config.topology, world.n_agents, config.density, config.graph_seed)
     spec = policy_spec(config, world)
     return Learner(spec, agents, codec, topology, config.seed)
@@ -131,7 +131,7 @@ class Training:
     def __post_init__(self) -> None:
         config, spec = self.config, self.world.spec
         self.plan = make_plan((), partition(spec.n_agents, self.runtime.n_hosts), config.charging)
-        self.codec = make_codec(config.codec, config.message_width, config.codebook_size)
+        self.codec = make_codec(config.codec, config.message_width, config.codebook_size, config.codec_weight)
         frozen = self.codec.freeze()
         n_positions = frozen.n_positions
         self.team = Team(self.runtime, self.plan, config.message_width, n_positions)
@@ -148,7 +148,8 @@ class Training:
         )
         self.generator = torch.Generator().manual_seed(config.seed)
         self.iteration, self.steps, self.bit_price = 0, 0, 0.0
-        self.gate = Gate("random", config.gate_rate) if config.gate == "random" else Gate()
+        rate = config.gate_rate if config.gate == "random" else 0.0
+        self.gate = Gate("random" if config.gate == "random" else "none", rate, config.seed)
         self.fitted, self.priced = False, False  # the stages that were entered
         self.seconds, self.cpu_seconds = 0.0, 0.0
         self.calibration_seconds, self.calibration_steps = 0.0, 0
@@ -188,7 +189,7 @@ class Training:
             edges = cut(self.team, phase, judged.rollout, kept)
             self.learn(stage, stage.start + nth * (stage.stop - stage.start) // n_cuts)
             judged = judge(self.team, self.world, phase, self.learning, seed)
-            if not judged.holds(best, 2 * margin, has_success=has_success):
+            if not judged.holds(best, SLACK * margin, has_success=has_success):
                 self.team.each("learner.load_state", before)
                 edges = kept
                 break
@@ -325,8 +326,8 @@ class Training:
         position = checkpoint.position
         self.iteration, self.steps = position["iteration"], position["steps"]
         self.fitted, self.priced, self.bit_price = position["fitted"], position["priced"], position["bit_price"]
-        if self.config.gate in ("event", "random"):
-            self.gate = Gate(self.config.gate, position["gate_level"])
+        if self.config.gate == "event" and self.priced:
+            self.gate = Gate("event", position["gate_level"], self.config.seed)
         self.seconds, self.cpu_seconds = position["seconds"], position["cpu_seconds"]
         tensors = dict(checkpoint.tensors)
         self.generator.set_state(tensors.pop("generator"))
@@ -412,7 +413,7 @@ def run_training(
 def check_names(config: RunConfig, world: WorldSpec) -> None:
     """Refuse what cannot be built before anything is written."""
     n_hosts(config, world.n_agents)
-    check_storable(make_codec(config.codec, config.message_width, config.codebook_size).freeze())
+    check_storable(make_codec(config.codec, config.message_width, config.codebook_size, config.codec_weight).freeze())
     make_topology(config.topology, world.n_agents, config.density, config.graph_seed)
 
 

@@ -185,7 +185,9 @@ class Pupil:
         alive = seen.alive
         elapsed = torch.full((len(alive),), seen.step / self.n_steps)
         context = torch.from_numpy(before).permute(1, 0, 2).contiguous()
-        dice = np.stack([dice_of(seen.number, agent, len(alive)) for agent in range(len(before))], 1)[..., None]
+        dice = np.stack(
+            [dice_of(self.model.gate.seed, seen.number, agent, len(alive)) for agent in range(len(before))], 1
+        )[..., None]
         said = self.learner.say(
             self.phase, torch.from_numpy(seen.observation), elapsed, context, torch.from_numpy(dice)
         )
@@ -243,7 +245,7 @@ def compare_codecs(model: Model, config: RunConfig, folder: RunFolder) -> tuple[
     checkpoint = read_checkpoint(folder.checkpoint)
     if checkpoint is None:
         return 0, [f"{folder.checkpoint} holds no checkpoint, so the trainable codec cannot be compared"]
-    codec = make_codec(config.codec, config.message_width, config.codebook_size)
+    codec = make_codec(config.codec, config.message_width, config.codebook_size, config.codec_weight)
     codec.load_state_dict(
         {k.removeprefix("codec."): v for k, v in checkpoint.tensors.items() if k.startswith("codec.")}
     )

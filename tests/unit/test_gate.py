@@ -63,10 +63,13 @@ def test_a_random_gate_lets_its_share_through_wherever_agents_live(codec, rate):
 
 
 def test_dice_differ_between_rounds_and_senders_and_not_between_runs():
-    thrown = [dice_of(number, sender, 50) for number in range(3) for sender in range(3)]
+    thrown = [dice_of(7, number, sender, 50) for number in range(3) for sender in range(3)]
     assert all(not np.array_equal(a, b) for i, a in enumerate(thrown) for b in thrown[:i])
-    assert np.array_equal(dice_of(2, 1, 50), dice_of(2, 1, 50))
-    assert np.array_equal(dice_of(2, 1, 50)[:20], dice_of(2, 1, 20)), "a world's dice do not depend on its neighbours"
+    assert np.array_equal(dice_of(7, 2, 1, 50), dice_of(7, 2, 1, 50))
+    assert not np.array_equal(dice_of(7, 2, 1, 50), dice_of(8, 2, 1, 50)), "another seed, other dice"
+    assert np.array_equal(dice_of(7, 2, 1, 50)[:20], dice_of(7, 2, 1, 20)), (
+        "a world's dice do not depend on its neighbours"
+    )
 
 
 @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS.keys())
@@ -88,7 +91,7 @@ def test_how_likely_silence_is_decides_by_the_same_dice():
     vectors, alive = rounds(1)[0], np.ones(W, bool)
     silent = np.full((N, W), 0.7, np.float32)
     sent = host.send(5, vectors, silent, alive, None)
-    assert sent.n_open == sum(int((dice_of(5, sender, W) >= np.float32(0.7)).sum()) for sender in range(N))
+    assert sent.n_open == sum(int((dice_of(0, 5, sender, W) >= np.float32(0.7)).sum()) for sender in range(N))
     for likely, n_open in ((0.0, N * W), (1.0, 0)):
         _, (host,) = ends(Gate(), CODECS["knows its past"])
         assert host.send(5, vectors, np.full((N, W), likely, np.float32), alive, None).n_open == n_open

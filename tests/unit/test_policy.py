@@ -28,9 +28,8 @@ def test_what_would_come_over_a_closed_edge_changes_nothing(kind):
     policy, inputs, inbox, is_open = heard_by(kind)
     features = policy.listener(inputs, inbox, is_open)
     assert features.shape == (7, 2, policy.listener.width)
-    if kind not in ("slots", "mean"):  # these two are handed zeros
-        other = inbox + torch.randn_like(inbox) * (1 - is_open)[None, :, :, None]
-        assert torch.allclose(policy.listener(inputs, other, is_open), features)
+    other = inbox + torch.randn_like(inbox) * (1 - is_open)[None, :, :, None]
+    assert torch.allclose(policy.listener(inputs, other, is_open), features)
     assert policy.act(inputs, inbox, [1, 3], is_open).shape == (7, 2, 4)
 
 
@@ -55,11 +54,17 @@ def test_an_agent_that_hears_nobody_hears_nothing(kind):
 def test_gradient_reaches_every_part_of_the_listener_every_message_and_every_edge(kind):
     policy, inputs, _, is_open = heard_by(kind)
     edges, message = is_open.clone().requires_grad_(), torch.randn(7, 5, 20, requires_grad=True)
-    told = edges[None, :, :, None] * message[:, None]
+    told = message[:, None].expand(-1, 2, -1, -1)
     policy.act(inputs, told, [1, 3], edges).square().sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in policy.listener.parameters())
     assert message.grad.any(-1).all(), "each sender is heard by one of the two"
-    assert edges.grad[is_open > 0].all()
+    assert edges.grad.all(), "closed ones, too: that is how a learned graph opens them"
+    worth = edges.grad.clone()
+    edges.grad = None
+    with torch.no_grad():
+        message[:, 1] *= 3  # of sender 1, whom the first agent does not hear
+    policy.act(inputs, told, [1, 3], edges).square().sum().backward()
+    assert edges.grad[0, 1] != worth[0, 1], "what a closed edge is worth depends on what it would carry"
 
 
 def test_attention_cannot_overflow():

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from commlib.agents.pruning import Judged
-from commlib.experiments.train import train
+from commlib.agents.pruning import Judged, judge
+from commlib.experiments.compose import resolve
+from commlib.experiments.progress import Quiet
+from commlib.experiments.train import run_training, train
 from commlib.topology import MISSING, PrunedTopology, make_topology, ring
 
 
@@ -32,12 +34,33 @@ def test_a_graph_is_judged_by_success_or_else_by_return(success, return_, has_su
     )
 
 
-def test_training_on_a_world_of_needless_talk_cuts_edges_and_resumes_alike(tmp_path):
-    settings = {
-        "steps": 60_000, "episodes": 64, "topology": "pruned", "quiet": True,
-        "stages": {"fine_tune": 0.1, "margin": 0.5, "rungs": 1, "calibrate_worlds": 32},
-    }  # fmt: skip
-    one = train("guide", out=tmp_path / "one", **settings)
-    again = train("guide", out=tmp_path / "two", **settings)
-    assert len(one.edges) < 6, "with such a margin something is always cut"
-    assert (one.edges, one.success, one.bits) == (again.edges, again.success, again.bits)
+SETTINGS = {
+    "steps": 60_000, "episodes": 64, "topology": "pruned", "quiet": True,
+    "stages": {"fine_tune": 0.1, "margin": 0.5, "rungs": 1, "calibrate_worlds": 32},
+}  # fmt: skip
+
+
+def test_what_nobody_acts_upon_is_cut_and_a_killed_run_goes_on_alike(tmp_path, monkeypatch):
+    whole = train("guide", out=tmp_path / "whole", **SETTINGS)
+    assert len(whole.edges) < 6, "with such a margin something is always cut"
+    judged = []
+
+    def dies(*given):
+        judged.append(1)
+        if len(judged) == 3:
+            raise KeyboardInterrupt
+        return judge(*given)
+
+    monkeypatch.setattr("commlib.experiments.train.judge", dies)
+    config = resolve("guide", None, None, {k: v for k, v in SETTINGS.items() if k != "quiet"})
+    with pytest.raises(KeyboardInterrupt):
+        run_training(config, tmp_path / "killed", display=Quiet())
+    monkeypatch.undo()
+    again = run_training(config, tmp_path / "killed", display=Quiet(), resume=True)
+    assert (again.edges, again.success, again.bits) == (whole.edges, whole.success, whole.bits)
+
+
+def test_a_cut_that_costs_too_much_is_undone(tmp_path, monkeypatch):
+    monkeypatch.setattr(Judged, "holds", lambda self, best, margin, *, has_success: False)
+    result = train("guide", out=tmp_path / "run", **SETTINGS)
+    assert len(result.edges) == 6
