@@ -14,6 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -24,12 +25,15 @@ from commlib.codec import Codes, Vectors, fresh_context, next_context
 from commlib.codecs.frozen import ByteQuantiser, CodebookQuantiser, GridQuantiser, Quantiser, TableCodec
 from commlib.codecs.prior import best_prior, uniform_prior
 from commlib.codecs.residual import ResidualQuantiser
+from commlib.codecs.store import save_codec
 from commlib.codecs.trellis import TrellisQuantiser, even_trellis
 from commlib.errors import CodecError, ConfigError
 
 NAMES = ("vq", "rvq", "int8", "trellis", "float16", "float32")
 FIT_MESSAGES = 20_000
 FIT_STARTS = 3
+LARGEST = 1e15
+"""The largest number that a codec is fitted to."""
 LARGE, LARGE_ROUNDS = 256, 10
 """Codebooks of more codes start from messages drawn at random, and get so many rounds of Lloyd's algorithm."""
 HELD_OUT = 0.2
@@ -88,6 +92,8 @@ class Fit(NamedTuple):
         bits_with_half: the held-out rate of a prior counted from half of them.
         has_enough: whether the second half moved the held-out rate by no more than `ENOUGH`; if not, record more.
         used_codes: codes of the first position that were used, of `codec.alphabet`.
+
+    `save` writes the codec, for `commlib.load_codec`.
     """
 
     codec: TableCodec
@@ -97,6 +103,15 @@ class Fit(NamedTuple):
     bits_with_half: float
     has_enough: bool
     used_codes: int
+
+    def save(self, folder: str | Path) -> None:
+        """Write the codec to a folder, from which `commlib.load_codec` reads it back."""
+        save_codec(self.codec, Path(folder), made_by="commlib.fit_codec")
+
+    def __repr__(self) -> str:
+        """The figures, not the tables."""
+        held_out = f"bits={self.bits:.4g}, distortion={self.distortion:.4g}, has_enough={self.has_enough}"
+        return f"Fit({self.codec.name}, {held_out}, n_messages={self.n_messages}, used_codes={self.used_codes})"
 
 
 @dataclass(frozen=True)
@@ -127,6 +142,12 @@ class Settings:
     def __post_init__(self) -> None:
         if self.name not in NAMES:
             raise ConfigError(f"no codec called {self.name!r} can be fitted to messages; there are {', '.join(NAMES)}")
+        for name, value, least in (
+            ("codebook_size", self.codebook_size, 2), ("n_stages", self.n_stages, 1), ("n_ages", self.n_ages, 1),
+            ("rate_weight", self.rate_weight, 0), ("n_rounds", self.n_rounds, 0),
+        ):  # fmt: skip
+            if not least <= value < float("inf"):
+                raise ConfigError(f"{name} = {value}: it must be {least} or more")
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -169,7 +190,11 @@ def checked(messages: object) -> Vectors:
             f"{len(array)} links of messages are too few to fit a codec and to judge it; record 10 or more"
         )
     if not np.isfinite(array).all():
-        raise CodecError("a recorded message holds NaN or infinity; check the agent that made it")
+        raise CodecError("a recorded message holds NaN or infinity; look at what made it")
+    if np.abs(array).max() > LARGEST:
+        raise CodecError(
+            f"a recorded message holds a number beyond {LARGEST:g}, whose square is no float32; scale them"
+        )
     return array
 
 
@@ -196,6 +221,8 @@ def fit_codec(messages: object, settings: Settings | None = None, seed: int = 0)
         CodecError: the messages cannot be used.
     """
     settings = settings or Settings()
+    if not isinstance(settings, Settings):
+        raise ConfigError(f"settings are commlib.codecs.fit.Settings(...), not a {type(settings).__name__}")
     streams = checked(messages)
     unseen = unseen_of(streams)
     seen = streams[: len(streams) - len(unseen)]

@@ -399,9 +399,9 @@ class CodebookQuantiser:
         return codes
 
     def distortions(self, vectors: Vectors) -> NDArray[np.float32]:
-        """Squared distances [n, 1, K]."""
+        """Squared distances less the vector's own square, which is the same for all codes, [n, 1, K]."""
         slope, intercept = self._lines
-        distances: NDArray[np.float32] = (vectors**2).sum(-1, keepdims=True) + intercept + vectors @ slope
+        distances: NDArray[np.float32] = intercept + vectors @ slope
         return distances[:, None, :]
 
     def search(self, vectors: Vectors, rate: Rate, rate_weight: float) -> Codes:

@@ -109,7 +109,9 @@ class TrellisQuantiser:
         self, position: int, grid: int, x: NDArray[np.float32], rate: Rate, rate_weight: float
     ) -> NDArray[np.float64]:
         """What each level [n, K] of a grid costs at a position."""
-        apart: NDArray[np.float64] = np.square(x[:, None] - self.values[position, grid], dtype=np.float64)
+        low, high = float(self.values[position].min()), float(self.values[position].max())
+        near = x.astype(np.float64).clip(2 * low - high, 2 * high - low)  # what is beyond is as far from all, in floats
+        apart: NDArray[np.float64] = np.square(near[:, None] - self.values[position, grid])
         if rate_weight == 0:
             return apart
         before = np.zeros((len(x), self.width), np.int64)

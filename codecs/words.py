@@ -28,6 +28,10 @@ Floats = Vectors | Sequence[float]
 class MessageCodec:
     """Messages to bytes and back, each on its own.
 
+    The bytes are the bare payload: no label, no checksum. Bytes of another codec, or with a bit turned over, are often a
+    message of this one, only not the one that was sent; where that matters, put them in a `commlib.frame.Frame`, which says
+    whose they are and whether they are whole.
+
     >>> codec = load_codec("zoo:gaussian-8")
     >>> data = codec.encode([0.3, -1.2, 0.0, 0.8, 2.1, -0.5, 0.4, -0.1])
     >>> codec.decode(data).shape, len(data) < 4 * 8
@@ -39,6 +43,9 @@ class MessageCodec:
     """
 
     def __init__(self, frozen: TableCodec, rate_weight: float = 0.0) -> None:
+        if not isinstance(frozen, TableCodec):
+            hint = "; take its .codec" if hasattr(frozen, "codec") else ""
+            raise CodecError(f"a MessageCodec wants a frozen codec, not a {type(frozen).__name__}{hint}")
         self.frozen, self.rate_weight = frozen, rate_weight
         self._fresh = fresh_context(1, frozen.n_positions)
         self._fresh.setflags(write=False)
@@ -57,12 +64,12 @@ class MessageCodec:
         return self.frozen.encode(self._choose(vector, self._fresh, rate_weight), self._fresh)
 
     def decode(self, data: bytes) -> Vectors:
-        """The message, float32 [D].
+        """The message, float32 [D]; damage is noticed only where no message of this codec has these bytes.
 
         Raises:
             CodecError: the bytes are no message of this codec.
         """
-        heard: Vectors = self.frozen.embed(self.frozen.decode(bytes(data), self._fresh), self._fresh)[0]
+        heard: Vectors = self.frozen.embed(self.frozen.decode(_bytes(data), self._fresh), self._fresh)[0]
         return heard
 
     def encode_many(self, vectors: Vectors, rate_weight: float | None = None) -> bytes:
@@ -78,7 +85,7 @@ class MessageCodec:
         if n_messages < 0:
             raise CodecError(f"a stream holds 0 messages or more, not {n_messages}")
         fresh = fresh_context(n_messages, self.frozen.n_positions)
-        return self.frozen.embed(self.frozen.decode(bytes(data), fresh), fresh)
+        return self.frozen.embed(self.frozen.decode(_bytes(data), fresh), fresh)
 
     def link(self) -> Link:
         """One end of a link; make one at each end."""
@@ -91,7 +98,15 @@ class MessageCodec:
         return self.frozen.choose(row[None], context, self._weight(rate_weight))
 
     def _weight(self, rate_weight: float | None) -> float:
-        return self.rate_weight if rate_weight is None else rate_weight
+        weight = self.rate_weight if rate_weight is None else rate_weight
+        if not 0 <= weight < float("inf"):
+            raise CodecError(f"a rate weight is 0 or more, not {weight}")
+        return weight
+
+    def __repr__(self) -> str:
+        """What it is, in a line."""
+        f = self.frozen
+        return f"MessageCodec({f.name}, width={f.width}, codes={f.alphabet}, prior={f.prior.kind}, {f.digest[:8]})"
 
 
 class Link:
@@ -121,16 +136,23 @@ class Link:
         return data
 
     def decode(self, data: bytes) -> Vectors:
-        """The message, float32 [D]; no bytes mean that all is as expected.
+        """The message, float32 [D]; no bytes mean that all is as expected. Damage is noticed as by `MessageCodec.decode`.
 
         Raises:
             CodecError: the bytes are no message of this codec.
         """
         frozen, context = self._codec.frozen, self._context
-        codes = frozen.decode(bytes(data), context) if len(data) else frozen.expected(context)
+        whole = _bytes(data)
+        codes = frozen.decode(whole, context) if whole else frozen.expected(context)
         self._context = next_context(context, codes)
         heard: Vectors = frozen.embed(codes, context)[0]
         return heard
+
+
+def _bytes(data: bytes) -> bytes:
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise CodecError(f"a message to decode is bytes, not a {type(data).__name__}")
+    return bytes(data)
 
 
 def _floats(given: Floats) -> Vectors:
@@ -157,8 +179,8 @@ def load_codec(path: str | Path) -> MessageCodec:
     name = str(path)
     if name.startswith("zoo:"):
         folder = ZOO / name.removeprefix("zoo:")
-        if folder.name not in zoo():
-            raise CodecError(f"the zoo has no codec {folder.name!r}; there are {', '.join(zoo())}")
+        if name.removeprefix("zoo:") not in zoo():
+            raise CodecError(f"the zoo has no codec {name.removeprefix('zoo:')!r}; there are {', '.join(zoo())}")
     else:
         folder = Path(path)
         folder = folder / "codec" if (folder / "codec" / "codec.json").exists() else folder

@@ -42,3 +42,7 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 (a module attribute can be an
         raise AttributeError(f"module 'commlib' has no attribute {name!r}")
     module = import_module(_LAZY[name])
     return module if name == "testing" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *globals()})

@@ -437,8 +437,11 @@ def _calibrate(argv: list[str]) -> int:
     if is_file:
         from commlib.codecs.fit import Settings
 
-        context = None if config.prior in ("natural", "best") else config.prior
+        kinds = {"best": None, "natural": Settings(config.codec).kinds[0]}
+        context = kinds.get(config.prior, config.prior)
         settings = Settings(config.codec, config.codebook_size, context=context, n_ages=config.ages)
+        if known.most_distortion is not None and not 0 <= known.most_distortion <= 1:
+            raise Usage(f"--most-distortion {known.most_distortion} must lie in 0..1; it is a share of the variance")
         made = compress_vectors(read_vectors(Path(known.source)), settings, config.seed, known.most_distortion)
     else:
         from commlib.experiments.compose import complete
@@ -460,6 +463,9 @@ def _calibrate(argv: list[str]) -> int:
         per = "per message" if is_file else "per agent and step"
         mark = "  <- in use" if index == made.chosen else ""
         console.print(f"{what}: {point.bits:.4g} bits {per}, {', '.join(score)}{mark}", highlight=False)
+    prior = made.codec.prior
+    told = f"what the prior knows: {prior.kind}" + (f", {prior.n_ages} ages" if prior.n_ages > 1 else "")
+    console.print(told, highlight=False)
     enough = "enough: more would hardly help" if made.has_enough else "too few: twice as many would save bits"
     console.print(f"fitted to {made.n_messages} messages, {enough}", highlight=False)
     console.print(f"codec: {known.out}; in Python: commlib.load_codec({str(known.out)!r})", highlight=False)
@@ -552,7 +558,7 @@ def _doctor(argv: list[str]) -> int:
 
 def _bench(argv: list[str]) -> int:
     parser = _Parser("commlib bench", description="Measure one thing on this machine, side by side with its rivals.")
-    parser.add_argument("name", metavar="NAME", help="codec, wire, shannon or collapse")
+    parser.add_argument("name", metavar="NAME", help="codec, wire, shannon, collapse or scale")
     parser.add_argument("--plot", metavar="FILE.png", type=_png_file, help="draw the figure into this file")
     parser.add_argument("--quick", action="store_true", help="little of everything, in seconds: a try, no measurement")
     parser.add_argument("--seed", type=int, default=0)
@@ -592,7 +598,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "report": ("table, figures and one self-contained HTML page", _report),
     "audit": ("reconcile a run's books; exit 1 on any difference", _audit),
     "verify": ("check that hosts compute what the learner computes", _verify),
-    "bench": ("measure one thing, side by side with its rivals: codec, wire, shannon, collapse", _bench),
+    "bench": ("measure one thing, side by side with its rivals: codec, wire, shannon, collapse, scale", _bench),
     "list": ("worlds, codecs, topologies, methods or runs", _list),
     "doctor": ("check this machine, or your own agent, codec or world", _doctor),
 }

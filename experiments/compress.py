@@ -156,6 +156,10 @@ def _of_model(model: Model, lossless: Model, world: World, config: RunConfig) ->
     )
     points = [Point(0.0, r.bits_per_agent_step, None, r.success, r.return_) for r in (whole,)]
     points += [Point(w, r.bits_per_agent_step, None, r.success, r.return_) for w, r in zip(weights, rungs, strict=True)]
+    if whole.bits_per_agent_step == 0:
+        raise CodecError(
+            "the agents said nothing, so there is nothing to fit a codec to; `act` returns (action, message)"
+        )
     enough = has_enough(model.codec, contexts, codes)
     return Compressed(model.codec, model.calibration, tuple(points), 1 + chosen, len(codes), enough)
 

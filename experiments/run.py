@@ -126,7 +126,10 @@ def probe_width(factory: Callable[[int], Agent], world: World, seed: int) -> int
     for _ in range(spec.n_steps):
         actions = []
         for i, agent in enumerate(agents):
-            reply = agent.act(step.observation[0, i].numpy().copy(), {})
+            try:
+                reply = agent.act(step.observation[0, i].numpy().copy(), {})
+            except Exception as error:  # a user's code can fail in any way
+                raise AgentError(f"agent {i} failed in act: {type(error).__name__}: {error}") from error
             message = reply[1] if isinstance(reply, tuple) and len(reply) == 2 else None
             size = np.asarray(message).size if message is not None else 0
             actions.append(checked_reply(reply, i, spec.action_counts[i], size)[0])
