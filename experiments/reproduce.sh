@@ -37,7 +37,9 @@ for seed in 0 1 2 3 4; do TAG=x2 train guide int8-gated $seed --message-width 2 
 train mpe2:simple_speaker_listener_v4 ours 0 --steps 50000
 train pettingzoo:sisl/pursuit-v5 ours 0 --steps 5000
 train guide random 0 --gate-rate 0.1 $all
-for seed in 0 1 2; do train secret ours $seed; done
+for seed in 0 1 2 3 4; do train secret ours $seed; done
+for seed in 0 1 2; do train guide_8 ours $seed; done
+TAG=commformer train guide_8 ours 0 --topology commformer --density 0.2
 train secret random 0 --gate-rate 0.05
 train predator_prey_easy dense 0
 for method in narrow commnet ic3net tarmac commformer int8 int8-gated etc gvq ddcl vq-vib random; do
