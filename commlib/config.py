@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -153,6 +153,10 @@ def make_config(*layers: tuple[str, Mapping[str, Any]]) -> RunConfig:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
             reason = first["msg"].removeprefix("Value error, ")
+            if first["type"] == "literal_error":
+                choices = get_args(RunConfig.model_fields[str(first["loc"][0])].annotation)
+                near = difflib.get_close_matches(str(first["input"]), choices, n=1)
+                reason = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(choices)}"
             value = f"{name} = {first['input']!r:.60}: " if name else ""
             raise ConfigError(f"{origin}: {value}{reason}") from error
     return RunConfig.model_validate(merged)

@@ -93,3 +93,16 @@ def test_a_file_that_is_none_is_one_sentence(content, sentence, tmp_path):
     with pytest.raises(ConfigError, match=sentence) as error:
         read_yaml(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"gate": "evnt"}, "gate = 'evnt': did you mean 'event'?"),
+        ({"aggregation": "loud"}, "aggregation = 'loud': there are slots, mean, attention, signature"),
+    ],
+)
+def test_a_choice_that_there_is_not_names_its_neighbour(settings, sentence):
+    with pytest.raises(ConfigError) as caught:
+        make_config(("here", settings))
+    assert sentence in str(caught.value)
