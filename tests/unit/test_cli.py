@@ -46,7 +46,7 @@ WRONG = {
     "unknown method": (["train", "guide", "--method", "our"], "no method is called 'our'; did you mean 'ours'?"),
     "unknown codec": (["train", "guide", "--codec", "vqq"], "no codec is called 'vqq'; did you mean 'vq'?"),
     "unknown topology": (["train", "guide", "--topology", "rings"], "no topology is called 'rings'"),
-    "unknown runtime": (["train", "guide", "--runtime", "gpu"], "runtime = 'gpu': Input should be 'local' or 'ray'"),
+    "unknown runtime": (["train", "guide", "--runtime", "gpu"], "runtime = 'gpu': there are local, ray"),
     "missing value": (["train", "guide", "--seed"], "--seed needs a value"),
     "missing value before a flag": (["train", "guide", "--seed", "--quiet"], "--seed needs a value"),
     "missing value of a word": (["train", "guide", "--out"], "argument --out: expected one argument"),

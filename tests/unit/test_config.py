@@ -41,7 +41,7 @@ def test_a_configuration_cannot_be_changed():
         ({"density": 0}, "density = 0: Input should be greater than 0"),
         ({"learning": {"gamma": 2}}, r"learning.gamma = 2: Input should be less than or equal to 1"),
         ({"learning": 3}, "learning. must hold `name: value` lines, not 3"),
-        ({"charging": "free"}, "charging = 'free': Input should be 'broadcast' or 'link'"),
+        ({"charging": "free"}, "charging = 'free': there are broadcast, link"),
         ({"budget": "64 bit/hour"}, "the budget '64 bit/hour' is for an unknown span 'hour'"),
         ({"budget": "64"}, "budget = '64': the budget '64' has no unit"),
     ],
