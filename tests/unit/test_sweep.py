@@ -358,6 +358,14 @@ def test_a_folder_has_one_sweep_at_a_time_also_through_a_child_that_was_left_beh
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_what_ends_a_batch_job_is_taken_as_an_interrupt(number):
+    before = signal.signal(number, signal.SIG_DFL)  # Ray, in another test of this process, may have put its own there
+    try:
+        _taken_as_an_interrupt(number)
+    finally:
+        signal.signal(number, before)
+
+
+def _taken_as_an_interrupt(number):
     with pytest.raises(KeyboardInterrupt), interrupted_by_signals():
         os.kill(os.getpid(), number)
     assert signal.getsignal(number) is signal.SIG_DFL
