@@ -37,6 +37,9 @@ for seed in 0 1 2 3 4; do TAG=x2 train guide int8-gated $seed --message-width 2 
 train mpe2:simple_speaker_listener_v4 ours 0 --steps 50000
 train pettingzoo:sisl/pursuit-v5 ours 0 --steps 5000
 train guide random 0 --gate-rate 0.1 $all
+for price in 0.00005 0.0005 0.005 0.02 0.05 0.1 0.3 1.0; do
+  TAG=priced-$price train guide ours 0 --stages.priced 0.2 --bit-price $price $all
+done
 for seed in 0 1 2 3 4; do train secret ours $seed; done
 for seed in 0 1 2; do train guide_8 ours $seed; done
 TAG=commformer train guide_8 ours 0 --topology commformer --density 0.2
