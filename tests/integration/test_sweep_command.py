@@ -22,6 +22,11 @@ SETTINGS = [
 DEADLINE_SECONDS = 120
 
 
+def heeds_interrupts():
+    """A job in the background of a script inherits that interrupts are ignored; a child of this test heeds them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def interrupt_when(process, reached):
     """Ctrl-C as soon as `reached()`."""
     deadline = time.monotonic() + DEADLINE_SECONDS
@@ -55,6 +60,7 @@ def test_a_sweep_goes_on_after_an_interrupt_and_past_a_damaged_run(sweep, tmp_pa
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heeds_interrupts,
     )
     interrupt_when(process, (first / "metrics.jsonl").is_file)
     _, err = process.communicate(timeout=DEADLINE_SECONDS)
