@@ -1,7 +1,10 @@
 """The same run on Ray actors: same books, same figures; and what happens when an actor dies."""
 
+import contextlib
 import os
+import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -159,6 +162,15 @@ def test_arrays_arrive_writable_and_do_not_come_back_changed(runtime):
         assert (sent[0][0], sent[1][0], sent[2]["nested"][0][0]) == (0, 0, 0)
 
 
+def wait_until_gone(pid, seconds=60):
+    deadline = time.monotonic() + seconds
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.kill(pid, 0)
+            time.sleep(0.01)
+        pytest.fail(f"process {pid} is still there {seconds} s after SIGKILL")
+
+
 class _Broken:
     """Something to call on a host."""
 
@@ -173,6 +185,9 @@ class _Broken:
 
     def hang(self):
         threading.Event().wait()
+
+    def pid(self):
+        return os.getpid()
 
     def echo(self, value):
         return value
@@ -213,7 +228,9 @@ def test_a_host_that_dies_in_the_middle_of_a_call_is_told_at_once(runtime):
 def test_a_host_that_was_killed_is_told_at_once(runtime):
     doomed = RayRuntime(2)
     doomed.each("set_desk", [(_Broken, host) for host in range(2)])
-    ray.kill(doomed._actors[1], no_restart=True)
+    _, victim = doomed.each("desk.pid", [()] * 2)
+    os.kill(victim, signal.SIGKILL)  # `ray.kill` only asks: a call may still be answered after it
+    wait_until_gone(victim)
     with pytest.raises(HostError, match=r"an agent host died during 'desk.echo' .*; continue the run with --resume$"):
         doomed.each("desk.echo", [(1,)] * 2)
     doomed.close()
