@@ -202,8 +202,9 @@ class Learner:
         """Take this iteration's samples."""
         self._samples = samples
         self._all_inputs = self.policy.inputs(samples.observation, self.agents, samples.elapsed)
-        with torch.no_grad():
-            self._talk_log_prob = self._talk_log_probs(self._all_inputs, samples.talk)
+        if self.policy.spec.gate == "sampled":
+            with torch.no_grad():
+                self._talk_log_prob = self._talk_log_probs(self._all_inputs, samples.talk)
 
     def forward_messages(self, phase: Phase, index: Tensor, pending: Gradients | None) -> Tensor:
         """The sender's leg: messages [M, n, D] of the indexed samples; the graph is kept for `backward_messages`.
@@ -328,7 +329,8 @@ class Learner:
     def _talk_log_probs(self, inputs: Tensor, talk: Tensor) -> Tensor:
         """Log-probability [M, n] of having talked or not, of a gate that draws."""
         logit = self.policy.speak(inputs)[1]
-        return torch.zeros_like(talk) if logit is None else logsigmoid(torch.where(talk > 0, logit, -logit))
+        assert logit is not None
+        return logsigmoid(torch.where(talk > 0, logit, -logit))
 
     def _messages(
         self, phase: Phase, inputs: Tensor, context: Tensor, noise: Tensor | None, talked: Tensor | None = None

@@ -6,8 +6,8 @@ Yu et al. 2022, arXiv:2103.01955).
 
 How an agent listens (`AGGREGATIONS`): a slot for each sender; the mean of all it hears (CommNet: Sukhbaatar et al. 2016,
 arXiv:1605.07736, eq. 2); attention over messages with their senders' ids; or attention in which the message itself
-brings its signature (TarMAC: Das et al. 2019, arXiv:1810.11187, sec. 4). All but slots treat senders alike, so that an
-agent may hear any number of them; attention has an empty place to look at where nobody says anything of use.
+brings its signature (TarMAC: Das et al. 2019, arXiv:1810.11187, sec. 4). The mean and signatures treat all senders
+alike; attention has an empty place to look at where nobody says anything of use.
 
 Shapes: B samples, n agents of this call, N agents in all, O observation width, D message width, A actions, K key width.
 """

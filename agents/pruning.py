@@ -26,30 +26,18 @@ N_ROLLOUTS, SLACK = 2, 2
 
 
 class Judged(NamedTuple):
-    """Success (0..1) and return of a team on its graph, and a rollout of it."""
+    """Success (0..1; None where the world defines none) and return of a team on its graph, and a rollout of it."""
 
-    success: float
+    success: float | None
     return_: float
     rollout: Rollout
-
-    def holds(self, best: Judged, margin: float, *, has_success: bool) -> bool:
-        """Whether success, or where there is none the return, is within the margin of the best's (of its size)."""
-        if has_success:
-            return self.success >= best.success - margin
-        return self.return_ >= best.return_ - margin * abs(best.return_)
-
-    def better(self, other: Judged, *, has_success: bool) -> Judged:
-        """The one of the two that does better."""
-        if has_success:
-            return self if self.success >= other.success else other
-        return self if self.return_ >= other.return_ else other
 
 
 def judge(team: Team, world: World, phase: Phase, learning: Learning, seed: int) -> Judged:
     """How the team does with the graph as it stands, always on the same episodes for a seed."""
     dice = torch.Generator().manual_seed(seed)
     rollouts = [collect(team, world, phase, learning, dice) for _ in range(N_ROLLOUTS)]
-    success = float(torch.cat([r.success.float() for r in rollouts]).mean())
+    success = float(torch.cat([r.success.float() for r in rollouts]).mean()) if world.spec.success else None
     return Judged(success, float(torch.cat([r.reward.sum(0).mean(-1) for r in rollouts]).mean()), rollouts[-1])
 
 

@@ -9,7 +9,7 @@ Shapes: M samples, n agents.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -38,6 +38,32 @@ class LossTerms(NamedTuple):
     def total(self) -> Tensor:
         """What is minimised."""
         return self.policy + self.value + self.entropy + self.commitment + self.rate + self.gate
+
+
+class Scored(Protocol):
+    """Anything that was played: success 0..1, None where the world defines none, and the mean return."""
+
+    @property
+    def success(self) -> float | None:
+        """0..1, or None."""
+        ...
+
+    @property
+    def return_(self) -> float:
+        """The mean return."""
+        ...
+
+
+def merit(one: Scored) -> float:
+    """What a play is judged by: success where there is one, else the return."""
+    return one.return_ if one.success is None else one.success
+
+
+def holds(one: Scored, best: Scored, margin: float) -> bool:
+    """Whether a play is within the margin of the best: of success, or, without one, of the size of the return."""
+    if one.success is None or best.success is None:
+        return one.return_ >= best.return_ - margin * abs(best.return_)
+    return one.success >= best.success - margin
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from commlib.codecs.prior import best_prior
 from commlib.config import RunConfig, StagesConfig
 from commlib.experiments.model import Calibration, Model, Rung, furnish
 from commlib.ledger import Budget, Ledger
+from commlib.objective import holds, merit
 from commlib.plan import make_plan
 from commlib.world import World
 
@@ -157,10 +158,10 @@ def calibrate(
             _, contexts, codes = rehearsal.play(model, weight)
             model = refit(model, contexts, codes)
         tuned.append((rehearsal.measure(model, weight), model))
-        if not _holds(tuned[-1][0], tuned[0][0], 8 * stages.margin):
+        if not holds(tuned[-1][0], tuned[0][0], 8 * stages.margin):
             break
-    best = _best(tuned)
-    kept = [pair for pair in tuned if _holds(pair[0], best, stages.margin)]
+    best = max((rung for rung, _ in tuned), key=merit)
+    kept = [pair for pair in tuned if holds(pair[0], best, stages.margin)]
     fewest = min(rung.bits_per_agent_episode for rung, _ in kept)
     chosen, model = next(pair for pair in kept if pair[0].bits_per_agent_episode <= ENOUGH * fewest)
     weights = [0.0, *(share * variance for share in ladder)]
@@ -178,18 +179,7 @@ def _gated_by_events(model: Model, rehearsal: _Rehearsal, contexts: Codes, codes
         model = replace(model, gate=replace(model.gate, level=share * variance))
         _, contexts, codes = rehearsal.play(model, 0.0)
         model = refit(model, contexts, codes)
-        if not _holds(rehearsal.measure(model, 0.0), always, stages.margin):
+        if not holds(rehearsal.measure(model, 0.0), always, stages.margin):
             break
         chosen = model
     return chosen
-
-
-def _best(tuned: list[tuple[Rung, Model]]) -> Rung:
-    return max((rung for rung, _ in tuned), key=lambda r: r.return_ if r.success is None else r.success)
-
-
-def _holds(rung: Rung, best: Rung, margin: float) -> bool:
-    """Whether a rung is within the margin of the best: of success where there is one, else of the size of the return."""
-    if rung.success is None or best.success is None:
-        return rung.return_ >= best.return_ - margin * abs(best.return_)
-    return rung.success >= best.success - margin

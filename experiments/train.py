@@ -43,7 +43,7 @@ from commlib.experiments.worlds import make_world
 from commlib.gate import Gate
 from commlib.journal import Journal
 from commlib.message import Edge
-from commlib.objective import LossTerms, Objective
+from commlib.objective import LossTerms, Objective, holds, merit
 from commlib.plan import make_plan, partition
 from commlib.records import Result, RunFolder, write_json, write_whole
 from commlib.topology import make_topology
@@ -179,7 +179,7 @@ class Training:
     def prune(self, stage: Stage) -> None:
         """Cut edges, train on, look again; what a cut cost too much is undone. Not saved before it is done."""
         phase = phase_of(self.config, stage, stage.start, 0.0)
-        n, has_success, margin = self.world.spec.n_agents, bool(self.world.spec.success), self.config.stages.margin
+        n, margin = self.world.spec.n_agents, self.config.stages.margin
         seed = int(torch.randint(2**31, (1,), generator=self.generator))
         edges = tuple(Edge(s, r) for s in range(n) for r in range(n) if s != r)
         n_cuts = max(1, math.ceil(math.log(max(2, n)) / -math.log(KEPT)))  # down to one sender per receiver
@@ -189,11 +189,11 @@ class Training:
             edges = cut(self.team, phase, judged.rollout, kept)
             self.learn(stage, stage.start + nth * (stage.stop - stage.start) // n_cuts)
             judged = judge(self.team, self.world, phase, self.learning, seed)
-            if not judged.holds(best, SLACK * margin, has_success=has_success):
+            if not holds(judged, best, SLACK * margin):
                 self.team.each("learner.load_state", before)
                 edges = kept
                 break
-            best = best.better(judged, has_success=has_success)
+            best = max(best, judged, key=merit)
         self.learn(stage, stage.stop)
         self.display.say(f"{'prune':>10}  {len(edges)} of {n * (n - 1)} edges are worth keeping")
 

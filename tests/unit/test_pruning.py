@@ -7,6 +7,7 @@ from commlib.agents.pruning import Judged, judge
 from commlib.experiments.compose import resolve
 from commlib.experiments.progress import Quiet
 from commlib.experiments.train import run_training, train
+from commlib.objective import holds, merit
 from commlib.topology import MISSING, PrunedTopology, make_topology, ring
 
 
@@ -24,14 +25,15 @@ def test_a_pruned_graph_keeps_the_laws_and_forgets_what_was_cut():
 
 
 @pytest.mark.parametrize(
-    ("success", "return_", "has_success", "holds"),
-    [(0.95, -9.0, True, True), (0.93, 9.0, True, False), (0.0, -1.04, False, True), (0.9, -1.06, False, False)],
-)
-def test_a_graph_is_judged_by_success_or_else_by_return(success, return_, has_success, holds):
-    best = Judged(0.98, -1.0, None)
-    assert (
-        Judged(success, return_, None).holds(best, 0.05 if not has_success else 0.04, has_success=has_success) == holds
-    )
+    ("success", "return_", "best", "margin", "is_kept"),
+    [
+        (0.95, -9.0, 0.98, 0.04, True), (0.93, 9.0, 0.98, 0.04, False),
+        (None, -1.04, None, 0.05, True), (None, -1.06, None, 0.05, False),
+    ],
+)  # fmt: skip
+def test_a_graph_is_judged_by_success_or_else_by_return(success, return_, best, margin, is_kept):
+    assert holds(Judged(success, return_, None), Judged(best, -1.0, None), margin) == is_kept
+    assert merit(Judged(success, return_, None)) == (return_ if success is None else success)
 
 
 SETTINGS = {
@@ -61,6 +63,6 @@ def test_what_nobody_acts_upon_is_cut_and_a_killed_run_goes_on_alike(tmp_path, m
 
 
 def test_a_cut_that_costs_too_much_is_undone(tmp_path, monkeypatch):
-    monkeypatch.setattr(Judged, "holds", lambda self, best, margin, *, has_success: False)
+    monkeypatch.setattr("commlib.experiments.train.holds", lambda one, best, margin: False)
     result = train("guide", out=tmp_path / "run", **SETTINGS)
     assert len(result.edges) == 6
