@@ -8,6 +8,7 @@ Shapes: W worlds, n local agents, N agents in all, K slots of an inbox, O observ
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -50,24 +51,44 @@ class LearnedTeam:
         for k, known in enumerate(self._senders):
             self._is_open[k, known] = 1
         self._inputs: list[Tensor] = []
+        self._vectors: list[Tensor] = []
+        self.reset(1)
 
     def reset(self, n_worlds: int) -> None:
-        """The policy remembers nothing."""
+        """The policy remembers nothing but what was heard in the step before, and that for the router."""
+        n_agents, width = self._policy.spec.n_agents, self._policy.spec.message_width
+        self._before = [torch.zeros(n_worlds, 1, n_agents, width) for _ in self._agents]
 
     @torch.no_grad()
     def speak(self, observation: Vectors, elapsed: float) -> Spoken:
         """Messages of the local agents; silent where the talk gate is shut."""
         share = torch.full((len(observation),), elapsed)
-        self._inputs, vectors, silent = [], [], []
+        self._inputs, self._vectors, silent = [], [], []
         for k, agent in enumerate(self._agents):
             inputs = self._policy.inputs(torch.from_numpy(observation[:, k : k + 1]), [agent], share)
             message, gate = self._policy.speak(inputs)
             self._inputs.append(inputs)
-            vectors.append(message[:, 0].numpy())
+            self._vectors.append(message)
             silent.append(self._silence(gate, len(observation)))
-        if self._policy.spec.gate == "sampled":
-            return Spoken(np.stack(vectors), np.stack(silent).astype(np.float32))
-        return Spoken(np.stack(vectors), np.stack(silent).astype(bool))
+        vectors = torch.cat(self._vectors, 1).transpose(0, 1).contiguous().numpy()
+        dtype = np.float32 if self._policy.spec.gate == "sampled" else bool
+        return Spoken(vectors, np.stack(silent).astype(dtype), self.harm if self._policy.spec.has_router else None)
+
+    @torch.no_grad()
+    def harm(
+        self, seat: int, receivers: Sequence[int], worlds: NDArray[np.int64], heard: Vectors
+    ) -> NDArray[np.float32]:
+        """What the router expects of M ways [M, w, D] to tell the message of a local agent; see `commlib.agent.Harm`."""
+        here, n_ways = torch.from_numpy(worlds), len(heard)
+        inputs, meant, before = (
+            column[here].repeat(n_ways, *[1] * (column.ndim - 1))
+            for column in (self._inputs[seat], self._vectors[seat], self._before[seat])
+        )
+        told = torch.from_numpy(heard).reshape(-1, 1, heard.shape[-1])
+        is_open, ids = self._is_open[seat : seat + 1], torch.tensor([receivers])
+        harm = self._policy.harm(inputs, before, is_open, meant, told, ids).sum(-1)
+        expected: NDArray[np.float32] = harm.view(n_ways, -1).numpy()
+        return expected
 
     def _silence(self, gate: Tensor | None, n_worlds: int) -> NDArray[np.float32]:
         """How likely an agent is silent, [W], by its gate's logits [W, 1]; 0 or 1 where no dice are thrown."""
@@ -83,7 +104,8 @@ class LearnedTeam:
         dealt = torch.from_numpy(uniform)
         actions = []
         for k, (agent, inputs) in enumerate(zip(self._agents, self._inputs, strict=True)):
-            p = self._policy.act(inputs, self._by_sender(inbox, k), [agent], self._is_open[k : k + 1])[:, 0].softmax(-1)
+            heard = self._before[k] = self._by_sender(inbox, k)
+            p = self._policy.act(inputs, heard, [agent], self._is_open[k : k + 1])[:, 0].softmax(-1)
             drawn = (p.cumsum(-1) < dealt[:, k : k + 1]).sum(-1)
             actions.append(drawn.clamp_max(self._policy.spec.action_counts[agent] - 1))
         return torch.stack(actions, 1).numpy()
@@ -120,7 +142,7 @@ class Desk:
     ) -> Sent:
         """Observations [W, n, O] to paid frames."""
         spoken = self._team.speak(observation, elapsed)
-        return self._endpoint.send(round_number, spoken.vectors, spoken.silent, alive, allowance_bits)
+        return self._endpoint.send(round_number, spoken.vectors, spoken.silent, alive, allowance_bits, spoken.harm)
 
     def act(
         self, round_number: int, frames: dict[int, bytes], alive: NDArray[np.bool_], uniform: NDArray[np.float32]

@@ -73,13 +73,14 @@ class Books:
 
 
 class Round(NamedTuple):
-    """One round as a watcher sees it: its number, step of the episode, live worlds [W], observations [W, N, O] and dealt
-    uniform numbers [W, N], frames by trunk, actions [W, N], bills.
+    """One round as a watcher sees it: its number, step of the episode, live worlds [W], who can still act [W, N],
+    observations [W, N, O] and dealt uniform numbers [W, N], frames by trunk, actions [W, N], bills.
     """
 
     number: int
     step: int
     alive: NDArray[np.bool_]
+    active: NDArray[np.bool_]
     observation: NDArray[np.float32]
     uniform: NDArray[np.float32]
     frames: dict[int, bytes]
@@ -120,7 +121,7 @@ def play(
         if not alive.any():
             break
         number = books.first_round + t
-        observation = step.observation.numpy()
+        observation, active = step.observation.numpy(), step.active.numpy()
         uniform = torch.rand(n_worlds, len(plan.host_of), generator=dice).numpy()
         sent, frames, action = post.round(number, observation, t / world.spec.n_steps, alive, uniform)
         step = world.step(torch.from_numpy(action))
@@ -128,7 +129,7 @@ def play(
         length += alive
         _add_up(tally, sent, n_slots=int(alive.sum()) * len(plan.host_of))
         if watcher is not None:
-            watcher(Round(number, t, alive, observation, uniform, frames, action, sent))
+            watcher(Round(number, t, alive, active, observation, uniform, frames, action, sent))
     tally.left_bits = post.purse.close()
     tally.success = world.success().float().tolist()
     tally.returns, tally.lengths = total.tolist(), length.tolist()

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from commlib.errors import ConfigError
+from commlib.agents.router import Router
+from commlib.errors import AgentError, ConfigError
 from commlib.world import WorldSpec
 
 
@@ -33,14 +34,22 @@ class PolicySpec:
     hidden: int
     gate: str = "none"
     aggregation: str = "slots"
+    has_router: bool = False
 
     @classmethod
     def of(
-        cls, world: WorldSpec, message_width: int, hidden: int, *, gate: str = "none", aggregation: str = "slots"
+        cls,
+        world: WorldSpec,
+        message_width: int,
+        hidden: int,
+        *,
+        gate: str = "none",
+        aggregation: str = "slots",
+        has_router: bool = False,
     ) -> "PolicySpec":
         """The specification for a world."""
         n, counts = world.n_agents, world.action_counts
-        return cls(n, world.observation_width, counts, message_width, hidden, gate, aggregation)
+        return cls(n, world.observation_width, counts, message_width, hidden, gate, aggregation, has_router)
 
     @property
     def has_gate(self) -> bool:
@@ -131,6 +140,7 @@ class Policy(nn.Module):
             assert isinstance(bias, Tensor)
             with torch.no_grad():
                 bias[-1] = 2.0  # talk at first: a gate that starts shut never learns to open
+        self.router = Router(n, spec.input_width + heard, width, hidden) if spec.has_router else None
 
     forbidden: Tensor
 
@@ -157,6 +167,20 @@ class Policy(nn.Module):
         """
         logits: Tensor = self.actor(torch.cat([inputs, self.listener(inputs, messages, is_open)], -1))
         return logits.masked_fill(self.forbidden[agents], -torch.inf)
+
+    def harm(
+        self, inputs: Tensor, before: Tensor, is_open: Tensor, meant: Tensor, told: Tensor, receivers: Tensor
+    ) -> Tensor:
+        """What it is expected to cost each receiver, [B, n, C], to be told [B, n, D] and no more, in squared distortion.
+
+        From inputs [B, n, I], what was heard before [B, n, N, D] over open edges [n, N], messages as meant [B, n, D], and
+        receivers, int64 [n, C]. The network must have a router.
+        """
+        if self.router is None:
+            raise AgentError("this network has no router; train it with `--router learned`")
+        heard = self.listener(inputs, before, is_open)
+        expected: Tensor = self.router(torch.cat([inputs, heard], -1), meant, told, receivers)
+        return expected
 
     def value(self, state: Tensor, elapsed: Tensor) -> Tensor:
         """Expected return of every agent [B, N] from all observations [B, N, O]."""

@@ -40,8 +40,12 @@ WEIGHTED = {"dither": "magnitude_weight", "vq-vib": "complexity_weight"}
 """The codecs that have a cost of information of their own, and the name of its weight."""
 
 
-def make_codec(name: str, width: int, codebook_size: int, weight: float | None = None) -> Any:  # noqa: ANN401 (an nn.Module that is also a Codec)
-    """A trainable codec by name; a user's class is called with ``width=``. `weight` is that of a cost of the codec's own.
+def make_codec(
+    name: str, width: int, codebook_size: int, weight: float | None = None, n_stages: int | None = None
+) -> Any:  # noqa: ANN401 (an nn.Module that is also a Codec)
+    """A trainable codec by name; a user's class is called with ``width=``.
+
+    `weight` is that of a cost of the codec's own, `n_stages` the number of its stages, where it has such things.
 
     Raises:
         ConfigError: no codec has this name, or the object it names is not a codec.
@@ -51,7 +55,10 @@ def make_codec(name: str, width: int, codebook_size: int, weight: float | None =
         maker = getattr(import_module(module), attribute)
         if weight is not None and name not in WEIGHTED:
             raise ConfigError(f"the codec {name} has no cost of its own to weigh; {', '.join(WEIGHTED)} have one")
-        own = {} if weight is None else {WEIGHTED[name]: weight}
+        if n_stages is not None and name != "rvq":
+            raise ConfigError(f"the codec {name} has no stages; rvq has")
+        own: dict[str, Any] = {} if weight is None else {WEIGHTED[name]: weight}
+        own |= {} if n_stages is None else {"n_stages": n_stages}
         return maker(width, codebook_size, **own) if name in SIZED else maker(width, **own)
     plugins = {point.name: point for point in entry_points(group="commlib.codecs")}
     if name not in plugins and ":" not in name:

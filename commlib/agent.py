@@ -8,7 +8,7 @@ Shapes: W worlds, n local agents, K slots of an inbox, O observation width, D me
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -34,14 +34,36 @@ class Agent(Protocol):
         ...
 
 
-class Spoken(NamedTuple):
-    """What local agents want to say: vectors float32 [n, W, D], and who of them is silent, bool [n, W].
+class Harm(Protocol):
+    """What a sender expects it to cost that listeners hear something else than it meant."""
 
-    An agent that draws whether to speak gives the probability of silence instead, float32 in 0..1: the desk throws the dice.
+    def __call__(
+        self, seat: int, receivers: Sequence[int], worlds: NDArray[np.int64], heard: Vectors
+    ) -> NDArray[np.float32]:
+        """The harm, not negative, [M, w], summed over the receivers, in units of squared distortion.
+
+        Args:
+            seat: which of the local agents speaks.
+            receivers: the agents that hear it.
+            worlds: in which worlds, [w].
+            heard: M ways to tell the message in each of them, [M, w, D].
+        """
+        ...
+
+
+class Spoken(NamedTuple):
+    """What local agents want to say.
+
+    Attributes:
+        vectors: float32 [n, W, D].
+        silent: who says nothing, bool [n, W]; or the probability of it, float32 in 0..1, of an agent that draws: the desk
+            throws the dice.
+        harm: what it costs to tell these messages otherwise; None: their squared distortion, for all alike.
     """
 
     vectors: Vectors
     silent: NDArray[np.bool_] | NDArray[np.float32]
+    harm: Harm | None = None
 
 
 class BatchedTeam(Protocol):

@@ -68,6 +68,7 @@ class RunConfig(_Frozen):
     method: str = Field("ours", description="a recipe from `commlib list methods`")
     codec: str = Field("vq", description="vq, int8, float32, or package.module:Class")
     codebook_size: int = Field(64, ge=2, le=4096, description="codes of vq")
+    codec_stages: int | None = Field(None, ge=1, le=16, description="of rvq: how many tiers a message has; default 2")
     codec_weight: float | None = Field(
         None, ge=0, description="of the codec's own cost of information (dither, vq-vib); default: the codec's"
     )
@@ -77,7 +78,9 @@ class RunConfig(_Frozen):
     )
     ages: int = Field(1, ge=1, le=1024, description="rounds since the episode began that the prior tells apart")
     message_width: int = Field(16, ge=1, le=1024, description="floats per message")
-    topology: str = Field("full", description="none, full, ring, chain, commformer, pruned, random, grid or knn")
+    topology: str = Field(
+        "full", description="none, full, ring, chain, commformer, pruned, dynamic, random, grid or knn"
+    )
     density: float = Field(
         0.4, gt=0, le=1, description="share of senders that a receiver of commformer, random or knn hears"
     )
@@ -89,6 +92,9 @@ class RunConfig(_Frozen):
         "none", description="who may be silent; talk, sampled: learned; random: by dice; event: who has no news"
     )
     gate_rate: float = Field(0.5, gt=0, le=1, description="of a random gate: the share of messages that go")
+    router: Literal["none", "learned"] = Field(
+        "none", description="learned: the encoder spends bits on a message by what it matters to each receiver"
+    )
     rate_aware: bool = Field(True, description="calibrate a price-aware encoder; False sends the nearest code")
     charging: Literal["broadcast", "link"] = Field("broadcast", description="who pays for a frame that several hear")
     runtime: Literal["local", "ray"] = Field("local", description="hosts in this process or as Ray actors")
@@ -115,12 +121,21 @@ class RunConfig(_Frozen):
         return text
 
     @model_validator(mode="after")
+    def _dynamic_edges_are_paid_one_by_one(self) -> RunConfig:
+        if self.topology == "dynamic" and (self.router, self.charging) != ("learned", "link"):
+            raise ValueError(
+                "the topology dynamic opens each edge by itself, so it needs --router learned and --charging link; leave "
+                "both out, and they are set"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _gates_need_a_price(self) -> RunConfig:
         if self.gate in ("talk", "sampled") and self.stages.priced == 0:
             raise ValueError(
                 f"the {self.gate} gate is learned in the priced stage; give it steps, such as --stages.priced 0.2"
             )
-        prune = self.stages.prune if self.topology == "pruned" else 0.0
+        prune = self.stages.prune if self.topology in PRUNABLE else 0.0
         if self.stages.fine_tune + self.stages.priced + prune >= 1:
             raise ValueError(
                 "stages.fine_tune, stages.priced and stages.prune must leave steps for the dense stage: less than 1 "
@@ -132,6 +147,13 @@ class RunConfig(_Frozen):
     def shared_budget(self) -> Budget:
         """The budget as the ledger wants it."""
         return Budget(None) if self.budget is None else Budget.parse(self.budget)
+
+
+PRUNABLE = ("pruned", "dynamic")
+"""The topologies that are cut back to what listeners act upon."""
+
+DYNAMIC = {"router": "learned", "charging": "link"}
+"""What goes with the topology `dynamic`: edges that open step by step are decided by a router and paid one by one."""
 
 
 def make_config(*layers: tuple[str, Mapping[str, Any]]) -> RunConfig:
@@ -146,7 +168,8 @@ def make_config(*layers: tuple[str, Mapping[str, Any]]) -> RunConfig:
     merged: dict[str, Any] = {}
     for origin, settings in layers:
         _check_keys(settings, RunConfig, origin)
-        merged = _merge(merged, settings)
+        implied = DYNAMIC if settings.get("topology") == "dynamic" else {}
+        merged = _merge(merged, {**implied, **settings})
         try:
             RunConfig.model_validate(merged)
         except ValidationError as error:

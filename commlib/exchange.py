@@ -21,12 +21,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from commlib.agent import Harm
 from commlib.codec import Codes, FrozenCodec, Vectors
 from commlib.ends import Ear, Flags, Letter, Mouth
 from commlib.errors import AgentError, FrameError
 from commlib.frame import run_id
 from commlib.gate import Gate, dice_of
 from commlib.plan import Incoming, Index, Plan, Trunk, incoming, senders_of
+
+TIERS = (0.25, 1.0, 4.0, 16.0)
+"""The shares of the rate weight at which a message's tiers are told, beside the finest, where a harm decides."""
 
 
 class Bill(NamedTuple):
@@ -124,6 +128,7 @@ class Endpoint:
         silent: Flags | NDArray[np.float32],
         alive: Flags,
         allowance_bits: int | None,
+        harm: Harm | None = None,
     ) -> Sent:
         """Choose codes for the local agents' vectors, pack them into frames, and charge them; nothing leaves uncharged.
 
@@ -133,6 +138,7 @@ class Endpoint:
             silent: [n, W], agents that chose to say nothing; or how likely each is to say nothing, 0..1: dice decide.
             alive: bool [W], worlds whose episode still runs; the others send nothing.
             allowance_bits: what may be spent; messages that no longer fit are silenced (dropped). None: no limit.
+            harm: what it costs to tell a message otherwise than it was meant; None: the squared distortion.
         """
         if not np.isfinite(vectors).all():
             raise AgentError(f"host {self.host}: a message in round {round_number} holds NaN or infinity")
@@ -144,8 +150,11 @@ class Endpoint:
             seats = self._seats[index][:, None]
             context = mouth.context(alive)
             said = vectors[seats, awake].reshape(len(context), self.codec.width)
-            wanted = self.codec.choose(said, context, self.rate_weight)
             expected = self.codec.expected(context)
+            if harm is None or self.rate_weight == 0:
+                wanted = self.codec.choose(said, context, self.rate_weight)
+            else:
+                wanted = self._routed(index, said, context, expected, awake, harm)
             quiet = self._quiet(
                 round_number, self.plan.trunks[index], silent[seats, awake], said, expected, context, awake
             )
@@ -173,6 +182,29 @@ class Endpoint:
                 allowance_bits -= letter.bits
             bills.append(Bill(index, len(awake), letter.bits, letter.stream_bits))
         return Sent(frames, bills, estimate, n_open, n_spoken, n_dropped, dropped_bits)
+
+    def _routed(self, trunk: int, vectors: Vectors, context: Codes, expected: Codes, awake: Index, harm: Harm) -> Codes:
+        """The way to tell each message, [n, P], with the least harm + rate_weight x bits.
+
+        The ways are silence, where it is a codeword, and what the codec chooses when a bit costs nothing, less or more than
+        it does: from the finest tier to the coarsest. What is as expected needs no decision.
+        """
+        best = self.codec.choose(vectors, context)
+        is_news = (best != expected).any(-1) if self.codec.silence_is_coded else np.ones(len(best), bool)
+        news = np.flatnonzero(is_news)
+        past = context[news]
+        ways = [expected[news]] if self.codec.silence_is_coded else []  # first, so that of equal ways it is taken
+        ways += [best[news], *(self.codec.choose(vectors[news], past, tier * self.rate_weight) for tier in TIERS)]
+        cost = self.rate_weight * np.stack([self.codec.estimate_bits(codes, past) for codes in ways])
+        told = np.stack([self.codec.embed(codes, past) for codes in ways])
+        row, world = np.divmod(news, len(awake))
+        first = np.searchsorted(row, np.arange(len(self._seats[trunk]) + 1)).tolist()
+        for which, (seat, route) in enumerate(zip(self._seats[trunk], self.plan.trunks[trunk].routes, strict=True)):
+            mine = slice(first[which], first[which + 1])
+            if mine.start < mine.stop:
+                cost[:, mine] += harm(int(seat), route.receivers, awake[world[mine]], told[:, mine])
+        best[news] = np.stack(ways)[cost.argmin(0), np.arange(len(news))]
+        return best
 
     def _quiet(
         self,

@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from commlib.config import PRUNABLE
 from commlib.errors import ConfigError
 from commlib.message import Edge
 
@@ -231,6 +232,7 @@ TOPOLOGIES = {
     "chain": "agent i to agent i + 1, the last one to nobody",
     "commformer": "learned static graph, k senders per receiver (arXiv:2405.08550)",
     "pruned": "full at first, then only the edges that listeners act upon (after arXiv:2006.06455)",
+    "dynamic": "pruned, and each edge open only in the steps in which its sender expects it to be worth its bits",
     "random": "drawn once: each receiver hears k senders, the density's share",
     "grid": "agents on a square grid, each hears those beside, above and below it",
     "knn": "agents on a square grid, each hears its k nearest, the density's share",
@@ -243,7 +245,7 @@ def make_topology(
     """A built-in topology by name; `seed` is that of a graph that is drawn (`random`)."""
     if name == "commformer":
         return CommFormerTopology(n_agents, density) if n_agents > 1 else none(n_agents)
-    if name == "pruned":
+    if name in PRUNABLE:
         return PrunedTopology(n_agents)
     if name == "random":
         return random(n_agents, senders_kept(n_agents, density), torch.Generator().manual_seed(seed))

@@ -36,6 +36,10 @@ BENCHES: Final = {
     ),
     "collapse": ("commlib.experiments.bench_collapse", "codes in use when codebook, sender and receiver learn at once"),
     "shannon": ("commlib.experiments.bench_shannon", "distance from entropy and from the rate-distortion function"),
+    "tiers": (
+        "commlib.experiments.bench_tiers",
+        "a router that chooses how finely to tell each message, against telling all alike",
+    ),
     "scale": ("commlib.experiments.bench_scale", "a round of up to 8,192 agents, by open edges; ledger and audit on"),
 }
 

@@ -8,32 +8,36 @@ The rung in use is the cheapest whose success stays within the margin of the bes
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from commlib.agents.play import Books, Tally, play
+from commlib.agents.play import Books, Tally, Watcher, play
 from commlib.agents.runtime import LocalRuntime
 from commlib.codec import Codes
 from commlib.codecs.frozen import TableCodec
 from commlib.codecs.prior import best_prior
 from commlib.config import RunConfig, StagesConfig
 from commlib.experiments.model import Calibration, Model, Rung, furnish
+from commlib.experiments.school import School
 from commlib.ledger import Budget, Ledger
 from commlib.objective import holds, merit
-from commlib.plan import make_plan
+from commlib.plan import Plan, make_plan
 from commlib.world import World
 
 FIRST_RUNG, LAST_RUNG = 2.0**-11, 2.0**-1
 """The gentlest and the hardest rate weight to try, as shares of the messages' variance per bit."""
+USUAL_RUNG = 2.0**-6
+"""Where a router is taught if the ladder says that bits are not worth saving."""
 ENOUGH = 1.01
 """The gentlest rate weight within 1 % of the fewest bits is taken: a harder one only risks success."""
 
 
 @dataclass
-class _Rehearsal:
+class Rehearsal:
     """Plays of a model in this process, charged to a ledger that is thrown away: training traffic, not use."""
 
     world: World
@@ -47,14 +51,18 @@ class _Rehearsal:
 
     def measure(self, model: Model, rate_weight: float) -> Rung:
         """What a rate weight comes to, always on the same episodes, so that rungs differ by the weight alone."""
-        same = _Rehearsal(self.world, self.charging, self.n_worlds, torch.Generator().manual_seed(self._same_seed))
+        same = Rehearsal(self.world, self.charging, self.n_worlds, torch.Generator().manual_seed(self._same_seed))
         tally = same.play(model, rate_weight)[0]
         self.n_steps += same.n_steps
         return self.rung(tally, rate_weight)
 
-    def play(self, model: Model, rate_weight: float) -> tuple[Tally, Codes, Codes]:
+    def plan(self, model: Model) -> Plan:
+        """All agents in one place."""
+        return make_plan(model.edges, (0,) * self.world.spec.n_agents, self.charging)
+
+    def play(self, model: Model, rate_weight: float, watcher: Watcher | None = None) -> tuple[Tally, Codes, Codes]:
         """One batch of episodes; its tally, contexts and codes."""
-        plan = make_plan(model.edges, (0,) * self.world.spec.n_agents, self.charging)
+        plan = self.plan(model)
         runtime = LocalRuntime(1)
         furnish(runtime, plan, model)
         runtime.each("desk.record", [()])
@@ -66,6 +74,7 @@ class _Rehearsal:
             n_worlds=self.n_worlds,
             rate_weight=rate_weight,
             generator=self.generator,
+            watcher=watcher,
         )
         self.n_steps += int(sum(tally.lengths))
         contexts, codes = runtime.each("desk.recorded", [()])[0]
@@ -96,7 +105,7 @@ def rehearse(
 
     Contexts and codes are those at the chosen rate weight.
     """
-    rehearsal = _Rehearsal(world, config.charging, config.stages.calibrate_worlds or 512, generator)
+    rehearsal = Rehearsal(world, config.charging, config.stages.calibrate_worlds or 512, generator)
     rungs = [rehearsal.measure(model, weight) for weight in rate_weights]
     _, contexts, codes = rehearsal.play(model, chosen)
     return rehearsal.measure(lossless, 0.0), rungs, contexts, codes
@@ -136,12 +145,13 @@ def calibrate(
     rate_aware: bool,
     knowledge: Knowledge | None = None,
     is_event_gated: bool = False,
+    school: School | None = None,
 ) -> Model:
-    """The model with its prior counted and, if `rate_aware`, its price knob calibrated.
+    """The model with its prior counted and, if `rate_aware`, its price knob calibrated, and a router if a school is there.
 
     What the prior knows is settled on the first messages, and kept.
     """
-    rehearsal = _Rehearsal(world, charging, stages.calibrate_worlds or 512, generator)
+    rehearsal = Rehearsal(world, charging, stages.calibrate_worlds or 512, generator)
     _, contexts, codes = rehearsal.play(model, 0.0)
     model = refit(model, contexts, codes, knowledge)
     if is_event_gated and len(codes):
@@ -149,27 +159,72 @@ def calibrate(
     codec = model.codec
     if not rate_aware or not isinstance(codec, TableCodec) or len(codes) < 2 or not codec.quantiser.is_searchable:
         return replace(model, calibration=Calibration(n_steps=rehearsal.n_steps))
-    ladder = np.geomspace(FIRST_RUNG, LAST_RUNG, stages.rungs or 11).tolist() if stages.rungs != 1 else [FIRST_RUNG * 8]
     variance = float(codec.embed(codes, contexts).var(0).sum())
-    tuned: list[tuple[Rung, Model]] = [(rehearsal.measure(model, 0.0), model)]
-    for share in ladder:
-        weight = share * variance
+    even = _priced(model, rehearsal, stages, variance)
+    if school is None:
+        return even
+    return _routed(even, school, rehearsal, stages, variance)
+
+
+def _routed(even: Model, school: School, rehearsal: Rehearsal, stages: StagesConfig, variance: float) -> Model:
+    """The model with a router, if that saves bits at no more than the margin; else as it is."""
+    plain = even.calibration.rungs[even.calibration.chosen]
+    taught = go_to_school(even, school, rehearsal, max(plain.rate_weight, USUAL_RUNG * variance))
+    routed = _priced(taught, rehearsal, stages, variance)
+    found, best = routed.calibration.rungs[routed.calibration.chosen], max(even.calibration.rungs, key=merit)
+    pays = holds(found, best, stages.margin) and found.bits_per_agent_episode < plain.bits_per_agent_episode
+    school.say(
+        f"{'route':>10}  {found.bits_per_agent_step:.3f} bits per agent and step, {plain.bits_per_agent_step:.3f} without "
+        f"the router, which is {'kept' if pays else 'dropped'}"
+    )
+    return routed if pays else even
+
+
+def go_to_school(model: Model, school: School, rehearsal: Rehearsal, rate_weight: float) -> Model:
+    """The model with a router, taught on plays of its own at about this rate weight."""
+    lectures = Rehearsal(rehearsal.world, "broadcast", rehearsal.n_worlds, rehearsal.generator)  # all hear the same
+
+    def play(team: Model, weight: float, watcher: Watcher) -> None:
+        lectures.play(team, weight, watcher)
+
+    taught = school.graduate(model, play, lectures.plan(model), rate_weight, rehearsal.generator)
+    rehearsal.n_steps += lectures.n_steps
+    return taught
+
+
+def _priced(model: Model, rehearsal: Rehearsal, stages: StagesConfig, variance: float) -> Model:
+    """The model at the cheapest rung of the ladder that holds, with a prior refitted there."""
+    weights = [0.0, *(share * variance for share in ladder(stages))]
+    tuned = climb(model, rehearsal, stages, weights)
+    best = max((rung for rung, _ in tuned), key=merit)
+    kept = [pair for pair in tuned if holds(pair[0], best, stages.margin)]
+    fewest = min(rung.bits_per_agent_episode for rung, _ in kept)
+    chosen, model = next(pair for pair in kept if pair[0].bits_per_agent_episode <= ENOUGH * fewest)
+    rungs = tuple(rehearsal.measure(model, weight) for weight in weights)
+    return replace(model, calibration=Calibration(rungs, weights.index(chosen.rate_weight), rehearsal.n_steps))
+
+
+def ladder(stages: StagesConfig) -> list[float]:
+    """The rate weights to try, as shares of the messages' variance per bit."""
+    return np.geomspace(FIRST_RUNG, LAST_RUNG, stages.rungs or 11).tolist() if stages.rungs != 1 else [FIRST_RUNG * 8]
+
+
+def climb(
+    model: Model, rehearsal: Rehearsal, stages: StagesConfig, weights: Sequence[float]
+) -> list[tuple[Rung, Model]]:
+    """What the model comes to at each rate weight, with a prior refitted there, until it falls far behind the first."""
+    tuned: list[tuple[Rung, Model]] = [(rehearsal.measure(model, weights[0]), model)]
+    for weight in weights[1:]:
         for _ in range(stages.calibrate_rounds):
             _, contexts, codes = rehearsal.play(model, weight)
             model = refit(model, contexts, codes)
         tuned.append((rehearsal.measure(model, weight), model))
         if not holds(tuned[-1][0], tuned[0][0], 8 * stages.margin):
             break
-    best = max((rung for rung, _ in tuned), key=merit)
-    kept = [pair for pair in tuned if holds(pair[0], best, stages.margin)]
-    fewest = min(rung.bits_per_agent_episode for rung, _ in kept)
-    chosen, model = next(pair for pair in kept if pair[0].bits_per_agent_episode <= ENOUGH * fewest)
-    weights = [0.0, *(share * variance for share in ladder)]
-    rungs = tuple(rehearsal.measure(model, weight) for weight in weights)
-    return replace(model, calibration=Calibration(rungs, weights.index(chosen.rate_weight), rehearsal.n_steps))
+    return tuned
 
 
-def _gated_by_events(model: Model, rehearsal: _Rehearsal, contexts: Codes, codes: Codes, stages: StagesConfig) -> Model:
+def _gated_by_events(model: Model, rehearsal: Rehearsal, contexts: Codes, codes: Codes, stages: StagesConfig) -> Model:
     """The model with the highest threshold of the event gate that stays within the margin of none at all."""
     variance = float(model.codec.embed(codes, contexts).var(0).sum())
     model = replace(model, gate=replace(model.gate, rule="event", level=0.0))

@@ -598,7 +598,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "report": ("table, figures and one self-contained HTML page", _report),
     "audit": ("reconcile a run's books; exit 1 on any difference", _audit),
     "verify": ("check that hosts compute what the learner computes", _verify),
-    "bench": ("measure one thing, side by side with its rivals: codec, wire, shannon, collapse, scale", _bench),
+    "bench": ("measure one thing, side by side with its rivals: codec, wire, shannon, collapse, scale, tiers", _bench),
     "list": ("worlds, codecs, topologies, methods or runs", _list),
     "doctor": ("check this machine, or your own agent, codec or world", _doctor),
 }

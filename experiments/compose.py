@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from commlib.agents.runtime import LocalRuntime, Runtime
+from commlib.codecs.build import make_codec
 from commlib.config import RunConfig, make_config, read_yaml
 from commlib.errors import ConfigError
 from commlib.world import WorldSpec
@@ -92,6 +93,13 @@ def complete(config: RunConfig, spec: WorldSpec) -> RunConfig:
                 }
             ),
         }
+    )
+
+
+def codec_of(config: RunConfig) -> Any:  # noqa: ANN401 (an nn.Module that is also a Codec)
+    """The trainable codec that a configuration asks for."""
+    return make_codec(
+        config.codec, config.message_width, config.codebook_size, config.codec_weight, config.codec_stages
     )
 
 

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from commlib.codecs.build import make_codec
 from commlib.codecs.frozen import TableCodec
 from commlib.config import RunConfig, replay_config
 from commlib.errors import ConfigError
-from commlib.experiments.compose import complete, resolve
+from commlib.experiments.compose import codec_of, complete, resolve
 from commlib.experiments.train import check_names, other_setting, run_name
 from commlib.experiments.worlds import make_world
 from commlib.records import RunFolder
@@ -170,7 +169,7 @@ def has_begun(task: Task) -> bool:
 
 def takes_a_price(config: RunConfig) -> bool:
     """Whether calibration makes an encoder that weighs distortion against bits, on which a bit price can act."""
-    codec = make_codec(config.codec, config.message_width, config.codebook_size).freeze()
+    codec = codec_of(config).freeze()
     is_searchable = isinstance(codec, TableCodec) and codec.quantiser.is_searchable
     return config.rate_aware and config.topology != "none" and is_searchable
 

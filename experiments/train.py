@@ -22,23 +22,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from commlib.agents.learner import Learner, Phase
 from commlib.agents.policy import PolicySpec
 from commlib.agents.pruning import KEPT, SLACK, cut, judge
 from commlib.agents.runtime import Runtime
 from commlib.agents.training import Learning, Rollout, Team, collect, update
-from commlib.codecs.build import make_codec
 from commlib.codecs.store import check_storable, load_codec, read_header, save_codec
-from commlib.config import RunConfig, make_config, read_yaml, write_yaml
+from commlib.config import PRUNABLE, RunConfig, make_config, read_yaml, write_yaml
 from commlib.errors import CodecError, ConfigError, RunError
 from commlib.experiments.calibrate import Knowledge, calibrate
 from commlib.experiments.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from commlib.experiments.compose import complete, n_hosts, open_runtime, resolve
+from commlib.experiments.compose import codec_of, complete, n_hosts, open_runtime, resolve
 from commlib.experiments.evaluate import evaluate, random_return
 from commlib.experiments.model import Calibration, Model, learned_team
 from commlib.experiments.progress import Display, make_display
+from commlib.experiments.school import School
 from commlib.experiments.worlds import make_world
 from commlib.gate import Gate
 from commlib.journal import Journal
@@ -65,7 +64,7 @@ def stages_of(config: RunConfig) -> list[Stage]:
     """The stages that have any steps, in order."""
     shares = config.stages
     later = {
-        "prune": shares.prune if config.topology == "pruned" else 0.0,
+        "prune": shares.prune if config.topology in PRUNABLE else 0.0,
         "fine-tune": shares.fine_tune,
         "priced": shares.priced,
     }
@@ -112,7 +111,7 @@ def policy_spec(config: RunConfig, world: WorldSpec) -> PolicySpec:
 
 def build_learner(config: RunConfig, world: WorldSpec, agents: list[int]) -> Learner:
     """A host's learner; runs on the host, so that no module travels."""
-    codec = make_codec(config.codec, config.message_width, config.codebook_size, config.codec_weight)
+    codec = codec_of(config)
     topology = make_topology(config.topology, world.n_agents, config.density, config.graph_seed)
     spec = policy_spec(config, world)
     return Learner(spec, agents, codec, topology, config.seed)
@@ -131,7 +130,7 @@ class Training:
     def __post_init__(self) -> None:
         config, spec = self.config, self.world.spec
         self.plan = make_plan((), partition(spec.n_agents, self.runtime.n_hosts), config.charging)
-        self.codec = make_codec(config.codec, config.message_width, config.codebook_size, config.codec_weight)
+        self.codec = codec_of(config)
         frozen = self.codec.freeze()
         n_positions = frozen.n_positions
         self.team = Team(self.runtime, self.plan, config.message_width, n_positions)
@@ -144,7 +143,7 @@ class Training:
             gamma=learning.gamma,
             gae_lambda=learning.gae_lambda,
             edges_every=learning.edges_every if config.topology == "commformer" else 0,
-            has_learned_graph=config.topology in ("commformer", "pruned"),
+            has_learned_graph=config.topology in ("commformer", *PRUNABLE),
         )
         self.generator = torch.Generator().manual_seed(config.seed)
         self.iteration, self.steps, self.bit_price = 0, 0, 0.0
@@ -250,10 +249,10 @@ class Training:
         weights, codec_state, edges = self.team.runtime.each("learner.deployed", [()] * self.runtime.n_hosts)[0]
         self.codec.load_state_dict(codec_state)
         spec = policy_spec(self.config, self.world.spec)
-        self.deployed = (spec, weights)
         model = Model(partial(learned_team, spec, weights), self.codec.freeze(), edges, gate=self.gate)
         self.world.set_progress(1.0)
         generator = torch.Generator().manual_seed(self.config.seed + 1)
+        has_router = self.config.router == "learned" and knowledge is not None
         started = time.perf_counter()
         calibrated = calibrate(
             model,
@@ -264,6 +263,7 @@ class Training:
             rate_aware=self.config.rate_aware,
             knowledge=knowledge,
             is_event_gated=self.config.gate == "event",
+            school=School(spec, weights, self.world.spec.n_steps, self.display.say) if has_router else None,
         )
         self.calibration_seconds = time.perf_counter() - started
         self.calibration_steps = calibrated.calibration.n_steps
@@ -389,7 +389,7 @@ def run_training(
         if resume:
             training.restore()
         model = training.run()
-        save_model(model, *training.deployed, folder)
+        save_model(model, folder)
         with Journal(folder.journal) as journal:
             result = evaluate(
                 model,
@@ -413,7 +413,7 @@ def run_training(
 def check_names(config: RunConfig, world: WorldSpec) -> None:
     """Refuse what cannot be built before anything is written."""
     n_hosts(config, world.n_agents)
-    check_storable(make_codec(config.codec, config.message_width, config.codebook_size, config.codec_weight).freeze())
+    check_storable(codec_of(config).freeze())
     make_topology(config.topology, world.n_agents, config.density, config.graph_seed)
 
 
@@ -461,8 +461,10 @@ def make_folder(folder: RunFolder, config: RunConfig) -> None:
         raise RunError(f"cannot write to {folder.path}: {error.strerror}; choose another --out") from error
 
 
-def save_model(model: Model, spec: PolicySpec, weights: dict[str, Tensor], folder: RunFolder) -> None:
+def save_model(model: Model, folder: RunFolder) -> None:
     """Write the frozen codec with its calibration, and the policy, so that `load_model` finds them."""
+    assert isinstance(model.build_team, partial)
+    spec, weights = model.build_team.args
     edges = [list(edge) for edge in model.edges]
     calibration = {**model.calibration.to_json(), "edges": edges, "gate": vars(model.gate)}
     save_codec(model.codec, folder.codec, calibration)  # type: ignore[arg-type]

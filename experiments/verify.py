@@ -20,21 +20,20 @@ from commlib.agents.learner import Learner, Phase
 from commlib.agents.play import Round
 from commlib.agents.runtime import LocalRuntime, Runtime
 from commlib.codec import Codes, fresh_context
-from commlib.codecs.build import make_codec
 from commlib.codecs.frozen import TableCodec
 from commlib.config import RunConfig
-from commlib.ends import Ear
 from commlib.errors import RunError
 from commlib.experiments.checkpoint import read_checkpoint
+from commlib.experiments.compose import codec_of
+from commlib.experiments.eavesdrop import Eavesdropper, Heard
 from commlib.experiments.evaluate import evaluate
 from commlib.experiments.model import Model
 from commlib.experiments.progress import Display
 from commlib.experiments.train import build_learner
-from commlib.frame import run_id
 from commlib.gate import dice_of
 from commlib.journal import Journal
 from commlib.objective import Objective
-from commlib.plan import Plan, make_plan, partition
+from commlib.plan import make_plan, partition
 from commlib.records import Result, RunFolder
 from commlib.world import World
 
@@ -54,63 +53,15 @@ class Verdict(NamedTuple):
     differences: list[str]
 
 
-class Heard(NamedTuple):
-    """One round, agent by agent: codes [N, W, P] as the listeners have them, actions [W, N], estimated bits."""
-
-    codes: Codes
-    action: NDArray[np.int64]
-    estimate_bits: float
-
-
-@dataclass
-class Eavesdropper:
-    """Decodes every frame as its receivers do, and keeps what was said and done."""
-
-    model: Model
-    plan: Plan
-    rounds: list[Heard] = field(default_factory=list)
-    _ears: list[Ear] = field(init=False)
-    _past: Codes = field(default_factory=lambda: np.zeros((0, 0, 0), np.int64))
-
-    def __post_init__(self) -> None:
-        run = run_id(self.model.codec.digest, repr(self.plan))
-        self._ears = [Ear(index, self.plan, self.model.codec, run) for index in range(len(self.plan.trunks))]
-
-    def past(self, seen: Round) -> Codes:
-        """What listeners had before this round, [N, W, P + 1]."""
-        if seen.step == 0:
-            n_agents, n_worlds = len(self.plan.host_of), len(seen.alive)
-            fresh = fresh_context(n_agents * n_worlds, self.model.codec.n_positions)
-            self._past = fresh.reshape(n_agents, n_worlds, -1)
-            for ear in self._ears:
-                ear.reset(n_worlds)
-        return self._past.copy()
-
-    def __call__(self, seen: Round) -> None:
-        """Take down one round."""
-        alive = seen.alive
-        self.past(seen)
-        for index, trunk in enumerate(self.plan.trunks):
-            senders = [route.sender for route in trunk.routes]
-            ear, data = self._ears[index], seen.frames.get(index)
-            reading = ear.read(seen.number, data, alive)
-            ear.heard(reading, alive, has_frame=data is not None)
-            self._past[np.ix_(np.array(senders), np.flatnonzero(alive))] = ear.context(alive).reshape(
-                len(senders), -1, self._past.shape[-1]
-            )
-        estimate = sum(s.estimate_bits for s in seen.sent)
-        self.rounds.append(Heard(self._past[..., :-1].copy(), seen.action.copy(), estimate))
-
-
 def verify(
     model: Model, config: RunConfig, world: World, runtime: Runtime, folder: RunFolder, display: Display
 ) -> Verdict:
     """Play on the hosts of `runtime`, spread otherwise, and through the learner, and compare.
 
-    Without a budget, so that nothing is dropped, and charged by broadcast, which changes no message. Where all agents
-    live on one host, the play beside it has a host for each.
+    Without a budget, so that nothing is dropped. Where all agents live on one host, the play beside it has a host for
+    each. The learner knows no price, so it is compared with a play in which bits are for nothing.
     """
-    config = config.model_copy(update={"budget": None, "charging": "broadcast"})
+    config = config.model_copy(update={"budget": None})
     beside = LocalRuntime(1 if runtime.n_hosts > 1 else world.spec.n_agents)
     hosts, spread = (_overheard(model, config, world, place, display)[0] for place in (runtime, beside))
     pupil = Pupil.of(model, config, world, folder)
@@ -139,7 +90,7 @@ def _overheard(
         before = ear.past(seen)
         ear(seen)
         if pupil is not None:
-            pupil.check(seen, before, ear.rounds[-1].codes)
+            pupil.check(seen, ear.by_sender(before), ear.by_sender(ear.rounds[-1].codes))
 
     with Journal.in_memory() as journal:
         result = evaluate(model, config, world, runtime, journal, display, watcher=watch)
@@ -245,7 +196,7 @@ def compare_codecs(model: Model, config: RunConfig, folder: RunFolder) -> tuple[
     checkpoint = read_checkpoint(folder.checkpoint)
     if checkpoint is None:
         return 0, [f"{folder.checkpoint} holds no checkpoint, so the trainable codec cannot be compared"]
-    codec = make_codec(config.codec, config.message_width, config.codebook_size, config.codec_weight)
+    codec = codec_of(config)
     codec.load_state_dict(
         {k.removeprefix("codec."): v for k, v in checkpoint.tensors.items() if k.startswith("codec.")}
     )

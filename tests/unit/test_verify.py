@@ -166,7 +166,7 @@ def test_the_eavesdropper_decodes_what_the_receivers_decode(team):
     play(runtime, plan, world, books, n_worlds=6, rate_weight=0.0, generator=generator, watcher=watch)
     senders = [route.sender for trunk in plan.trunks for route in trunk.routes]
     recorded = [codes for _, codes in runtime.each("desk.recorded", [()] * 3)]
-    told = np.stack([heard.codes[senders] for heard in ear.rounds])
+    told = np.stack([ear.by_sender(heard.codes)[senders] for heard in ear.rounds])
     at = 0
     for trunk, codes in zip(plan.trunks, (c for c in recorded if len(c)), strict=True):
         n = len(trunk.routes)
