@@ -131,7 +131,8 @@ def summary(rows: Sequence[Row]) -> Row:
     fixed = [row for row in rows if row["tier"] != "router"]
     curve = frontier([row for row in rows if row["tier"] == "router"])
     gains = [reached(curve, row["bits_per_agent_step"]) - row["success"] for row in fixed]
-    gains = [0.0 if abs(gain) < SEEN else gain for gain in gains if not np.isnan(gain)]
+    raw = [gain for gain in gains if not np.isnan(gain)]
+    gains = [0.0 if abs(gain) < SEEN else gain for gain in raw]
     best = max(row["success"] for row in rows)
     needed = {
         tier: bits_for(frontier([row for row in rows if row["tier"] == tier]), SHARE * best)
@@ -140,7 +141,8 @@ def summary(rows: Sequence[Row]) -> Row:
     rivals = [bits for tier, bits in needed.items() if tier != "router"]
     return {
         "least_gain": min(gains),
-        "mean_gain": float(np.mean(gains)),
+        "least_gain_unrounded": min(raw),
+        "mean_gain": float(np.mean(raw)),
         "n_compared": len(gains),
         "bits_at_95": needed,
         "bits_at_95_of_best_fixed": needed["router"] / min(rivals),
