@@ -72,7 +72,7 @@ def test_a_reset_forgets_the_inbox_and_reaches_the_agents():
     soloists.speak(np.zeros((2, 2, 3), np.float32), 0.0)
     soloists.act(np.ones((2, 2, 2, 2), np.float32), DICE)
     soloists.reset(1)
-    vectors, _ = soloists.speak(np.zeros((1, 2, 3), np.float32), 0.0)
+    vectors, *_ = soloists.speak(np.zeros((1, 2, 3), np.float32), 0.0)
     assert vectors.tolist() == [[[1, 1]], [[2, 1]]]
     assert agents[0][0].inboxes[-1] == {}
 
