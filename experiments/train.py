@@ -4,6 +4,7 @@
     fit         the codec is fitted to what they learned to say
     fine-tune   briefly, through the codec, its codebook held still
     calibrate   the prior is counted on their own runs, the encoder made price-aware
+    adapt       (optional) listeners get used to the price-aware encoder, each rollout at a price of its own
     priced      (optional) fine-tuned under the bit price, and calibrated again
     evaluate    over real frames, charged
 
@@ -49,6 +50,8 @@ from commlib.topology import make_topology
 from commlib.world import World, WorldSpec
 
 CHECKPOINT_EVERY = 20
+ADAPT_OCTAVES = 3.0
+"""How far from the usual rate weight those lie to which listeners adapt, up and down."""
 DEFAULT_OUT = Path("runs")
 
 
@@ -66,6 +69,7 @@ def stages_of(config: RunConfig) -> list[Stage]:
     later = {
         "prune": shares.prune if config.topology in PRUNABLE else 0.0,
         "fine-tune": shares.fine_tune,
+        "adapt": shares.adapt,
         "priced": shares.priced,
     }
     steps = {name: int(config.steps * share) for name, share in later.items()}
@@ -76,11 +80,13 @@ def stages_of(config: RunConfig) -> list[Stage]:
     return stages
 
 
-def phase_of(config: RunConfig, stage: Stage, steps: int, bit_price: float, gate: Gate | None = None) -> Phase:
+def phase_of(
+    config: RunConfig, stage: Stage, steps: int, bit_price: float, gate: Gate | None = None, rate_weight: float = 0.0
+) -> Phase:
     """What holds for the iteration that starts after `steps` environment steps."""
     learning = config.learning
     share = min(1.0, (steps - stage.start) / (stage.stop - stage.start))
-    is_dense, has_codec = stage.name == "dense", stage.name in ("fine-tune", "priced")
+    is_dense, has_codec = stage.name == "dense", stage.name in ("fine-tune", "adapt", "priced")
     price = bit_price * share if stage.name == "priced" else 0.0  # a price that jumps shuts agents up for good
     first_rate = learning.learning_rate * (1.0 if is_dense else config.stages.fine_tune_rate)
     return Phase(
@@ -95,6 +101,7 @@ def phase_of(config: RunConfig, stage: Stage, steps: int, bit_price: float, gate
         objective=Objective(learning.clip, learning.value_weight, price),
         gate=gate if gate and stage.name == "priced" else Gate(),
         throws_dice=stage.name == "priced" and config.gate in ("random", "sampled"),
+        rate_weight=rate_weight if stage.name == "adapt" else 0.0,
     )
 
 
@@ -146,7 +153,7 @@ class Training:
             has_learned_graph=config.topology in ("commformer", *PRUNABLE),
         )
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.iteration, self.steps, self.bit_price = 0, 0, 0.0
+        self.iteration, self.steps, self.bit_price, self.rate_weight = 0, 0, 0.0, 0.0
         rate = config.gate_rate if config.gate == "random" else 0.0
         self.gate = Gate("random" if config.gate == "random" else "none", rate, config.seed)
         self.fitted, self.priced = False, False  # the stages that were entered
@@ -166,6 +173,8 @@ class Training:
                 continue
             if stage.name != "dense" and not self.fitted:
                 self.fit()
+            if stage.name == "adapt" and self.rate_weight == 0:
+                self.set_rate_weight()
             if stage.name == "priced" and not self.priced:
                 self.set_price()
             self.learn(stage, stage.stop)
@@ -200,7 +209,7 @@ class Training:
         """Iterations of one stage, up to so many steps."""
         while self.steps < stop:
             started, cpu = time.perf_counter(), time.process_time()
-            phase = phase_of(self.config, stage, self.steps, self.bit_price, self.gate)
+            phase = phase_of(self.config, stage, self.steps, self.bit_price, self.gate, self.draw_rate_weight(stage))
             self.world.set_progress(min(1.0, self.steps / stages_of(self.config)[0].stop))
             rollout = collect(self.team, self.world, phase, self.learning, self.generator)
             terms = update(self.team, rollout, phase, self.learning, self.generator, self.iteration)
@@ -227,6 +236,25 @@ class Training:
         self.codec.fit(recorded, self.generator)
         self.share_codec()
         self.fitted = True
+
+    def set_rate_weight(self) -> None:
+        """The rate weight around which listeners adapt: the one that calibration finds, and the prior with it."""
+        model = self.calibrated()
+        self.codec.set_prior(model.codec.prior)  # type: ignore[attr-defined]
+        self.share_codec()
+        rungs = model.calibration.rungs
+        if not rungs:
+            raise ConfigError(
+                f"listeners cannot adapt to a price-aware encoder: the codec {self.config.codec} has none"
+            )
+        self.rate_weight = rungs[max(1, model.calibration.chosen)].rate_weight
+
+    def draw_rate_weight(self, stage: Stage) -> float:
+        """One rate weight for a rollout and its updates, log-uniform around the usual one."""
+        if stage.name != "adapt":
+            return 0.0
+        octaves = ADAPT_OCTAVES * (2 * float(torch.rand((), generator=self.generator)) - 1)
+        return float(self.rate_weight * 2**octaves)
 
     def set_price(self) -> None:
         """The price of the priced stage: as configured, or what calibration finds."""
@@ -310,6 +338,7 @@ class Training:
             "fitted": self.fitted,
             "priced": self.priced,
             "bit_price": self.bit_price,
+            "rate_weight": self.rate_weight,
             "gate_level": self.gate.level,
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
@@ -326,6 +355,7 @@ class Training:
         position = checkpoint.position
         self.iteration, self.steps = position["iteration"], position["steps"]
         self.fitted, self.priced, self.bit_price = position["fitted"], position["priced"], position["bit_price"]
+        self.rate_weight = position["rate_weight"]
         if self.config.gate == "event" and self.priced:
             self.gate = Gate("event", position["gate_level"], self.config.seed)
         self.seconds, self.cpu_seconds = position["seconds"], position["cpu_seconds"]
