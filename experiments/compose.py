@@ -16,6 +16,7 @@ import yaml
 
 from commlib.agents.runtime import LocalRuntime, Runtime
 from commlib.codecs.build import make_codec
+from commlib.codecs.frozen import TableCodec
 from commlib.config import RunConfig, make_config, read_yaml
 from commlib.errors import ConfigError
 from commlib.world import WorldSpec
@@ -101,6 +102,12 @@ def codec_of(config: RunConfig) -> Any:  # noqa: ANN401 (an nn.Module that is al
     return make_codec(
         config.codec, config.message_width, config.codebook_size, config.codec_weight, config.codec_stages
     )
+
+
+def has_priced_encoder(config: RunConfig) -> bool:
+    """Whether calibration makes an encoder that weighs distortion against bits, on which a price or a router can act."""
+    codec = codec_of(config).freeze()
+    return config.rate_aware and isinstance(codec, TableCodec) and codec.quantiser.is_searchable
 
 
 def n_hosts(config: RunConfig, n_agents: int) -> int:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from commlib.codecs.frozen import TableCodec
 from commlib.config import RunConfig, replay_config
 from commlib.errors import ConfigError
-from commlib.experiments.compose import codec_of, complete, resolve
+from commlib.experiments.compose import complete, has_priced_encoder, resolve
 from commlib.experiments.train import check_names, other_setting, run_name
 from commlib.experiments.worlds import make_world
 from commlib.records import RunFolder
@@ -168,10 +167,8 @@ def has_begun(task: Task) -> bool:
 
 
 def takes_a_price(config: RunConfig) -> bool:
-    """Whether calibration makes an encoder that weighs distortion against bits, on which a bit price can act."""
-    codec = codec_of(config).freeze()
-    is_searchable = isinstance(codec, TableCodec) and codec.quantiser.is_searchable
-    return config.rate_aware and config.topology != "none" and is_searchable
+    """Whether a bit price changes what is said."""
+    return config.topology != "none" and has_priced_encoder(config)
 
 
 def as_flags(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

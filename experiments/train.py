@@ -34,7 +34,7 @@ from commlib.config import PRUNABLE, RunConfig, make_config, read_yaml, write_ya
 from commlib.errors import CodecError, ConfigError, RunError
 from commlib.experiments.calibrate import Knowledge, calibrate
 from commlib.experiments.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from commlib.experiments.compose import codec_of, complete, n_hosts, open_runtime, resolve
+from commlib.experiments.compose import codec_of, complete, has_priced_encoder, n_hosts, open_runtime, resolve
 from commlib.experiments.evaluate import evaluate, random_return
 from commlib.experiments.model import Calibration, Model, learned_team
 from commlib.experiments.progress import Display, make_display
@@ -242,12 +242,7 @@ class Training:
         model = self.calibrated()
         self.codec.set_prior(model.codec.prior)  # type: ignore[attr-defined]
         self.share_codec()
-        rungs = model.calibration.rungs
-        if not rungs:
-            raise ConfigError(
-                f"listeners cannot adapt to a price-aware encoder: the codec {self.config.codec} has none"
-            )
-        self.rate_weight = rungs[max(1, model.calibration.chosen)].rate_weight
+        self.rate_weight = model.calibration.rungs[max(1, model.calibration.chosen)].rate_weight
 
     def draw_rate_weight(self, stage: Stage) -> float:
         """One rate weight for a rollout and its updates, log-uniform around the usual one."""
@@ -445,6 +440,15 @@ def check_names(config: RunConfig, world: WorldSpec) -> None:
     n_hosts(config, world.n_agents)
     check_storable(codec_of(config).freeze())
     make_topology(config.topology, world.n_agents, config.density, config.graph_seed)
+    for name, is_asked in (
+        ("--router learned", config.router == "learned"),
+        ("--stages.adapt", config.stages.adapt > 0),
+    ):
+        if is_asked and not has_priced_encoder(config):
+            raise ConfigError(
+                f"{name} needs an encoder that weighs bits against distortion, which the codec {config.codec} "
+                f"{'lacks' if config.rate_aware else 'has not with --no-rate-aware'}; take vq, rvq, fsq or int8"
+            )
 
 
 def check_folder(folder: RunFolder, config: RunConfig, *, resume: bool) -> None:

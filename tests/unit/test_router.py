@@ -15,6 +15,8 @@ from commlib.codecs.residual import ResidualQuantiser
 from commlib.errors import AgentError, ConfigError
 from commlib.exchange import Endpoint
 from commlib.experiments.compose import resolve
+from commlib.experiments.train import check_names
+from commlib.experiments.worlds import make_world
 from commlib.message import Edge
 from commlib.plan import make_plan
 
@@ -218,3 +220,17 @@ def test_dynamic_edges_come_with_a_router_and_links_paid_one_by_one():
     assert (config.router, config.charging) == ("learned", "link")
     with pytest.raises(ConfigError, match="needs --router learned and --charging link"):
         resolve("guide", None, None, {"topology": "dynamic", "charging": "broadcast"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"router": "learned", "codec": "float32"}, "--router learned needs an encoder .* the codec float32 lacks"),
+        ({"topology": "dynamic", "rate_aware": False}, "the codec vq has not with --no-rate-aware"),
+        ({"stages": {"adapt": 0.1}, "codec": "float16"}, "--stages.adapt needs an encoder"),
+    ],
+)
+def test_what_has_nothing_to_act_upon_is_refused_before_training(settings, words):
+    config = resolve("guide", None, None, settings)
+    with pytest.raises(ConfigError, match=words):
+        check_names(config, make_world("guide").spec)
