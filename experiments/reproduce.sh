@@ -48,6 +48,14 @@ train predator_prey_easy dense 0
 for method in narrow commnet ic3net tarmac commformer int8 int8-gated etc gvq ddcl vq-vib random; do
   train predator_prey_easy $method 0
 done
+for method in ours dense; do
+  for seed in 0 1 2 3 4; do train predator_prey_medium $method $seed; done
+done
+for seed in 0 1 2; do TAG=router train predator_prey_easy ours $seed --router learned; done
+# one model at eight prices against eight trained at them
+for price in 0.0001 0.0003 0.001 0.002 0.005 0.01 0.02 0.05; do
+  TAG=priced-$price train predator_prey_easy ours 0 --stages.priced 0.2 --bit-price $price
+done
 # what must be said is known in these two as well: log2 10 bits an image, log2 3 bits an episode
 for seed in 0 1 2 3 4; do train digits ours $seed; done
 for method in ours dense none; do
