@@ -56,8 +56,9 @@ class LearnedTeam:
 
     def reset(self, n_worlds: int) -> None:
         """The policy remembers nothing but what was heard in the step before, and that for the router."""
-        n_agents, width = self._policy.spec.n_agents, self._policy.spec.message_width
-        self._before = [torch.zeros(n_worlds, 1, n_agents, width) for _ in self._agents]
+        spec = self._policy.spec
+        rows = n_worlds if spec.has_router else 0
+        self._before = [torch.zeros(rows, 1, spec.n_agents, spec.message_width) for _ in self._agents]
 
     @torch.no_grad()
     def speak(self, observation: Vectors, elapsed: float) -> Spoken:
@@ -104,7 +105,9 @@ class LearnedTeam:
         dealt = torch.from_numpy(uniform)
         actions = []
         for k, (agent, inputs) in enumerate(zip(self._agents, self._inputs, strict=True)):
-            heard = self._before[k] = self._by_sender(inbox, k)
+            heard = self._by_sender(inbox, k)
+            if self._policy.spec.has_router:
+                self._before[k] = heard
             p = self._policy.act(inputs, heard, [agent], self._is_open[k : k + 1])[:, 0].softmax(-1)
             drawn = (p.cumsum(-1) < dealt[:, k : k + 1]).sum(-1)
             actions.append(drawn.clamp_max(self._policy.spec.action_counts[agent] - 1))

@@ -43,7 +43,6 @@ class Phase(NamedTuple):
         objective: the loss weights, and the bit price.
         gate: the rule that keeps messages back, once they pass the bottleneck.
         throws_dice: whether the driver has to throw dice for gates.
-        rate_weight: squared distortion per bit at which the encoder chooses; 0: the nearest code.
     """
 
     learning_rate: float
@@ -57,7 +56,6 @@ class Phase(NamedTuple):
     objective: Objective
     gate: Gate = Gate()
     throws_dice: bool = False
-    rate_weight: float = 0.0
 
 
 class Said(NamedTuple):
@@ -346,8 +344,7 @@ class Learner:
         losses: dict[str, Tensor] = {}
         codes, bits = context[..., :-1], torch.zeros(x.shape[:2])
         if phase.use_codec:
-            priced = {"rate_weight": phase.rate_weight} if phase.rate_weight else {}
-            flat = self.codec(x.reshape(-1, x.shape[-1]), context.reshape(-1, context.shape[-1]), **priced)
+            flat = self.codec(x.reshape(-1, x.shape[-1]), context.reshape(-1, context.shape[-1]))
             x, codes, bits = flat.z.view_as(x), flat.codes.view_as(codes), flat.rate_bits.view(x.shape[:2])
             losses = flat.losses
         elif noise is not None:

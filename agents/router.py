@@ -22,7 +22,8 @@ KEY_WIDTH = 16
 class Router(nn.Module):
     """Squared distortion times a positive factor: a key of the sender's situation against one of each receiver.
 
-    The mean harm is the mean distortion (`scale`), so that a rate weight means about what it means without a router.
+    In the lessons the mean harm is the mean distortion (`scale`), which keeps rate weights in the range of the ladder; the
+    same weight still buys other bits than without a router.
     """
 
     scale: Tensor

@@ -22,6 +22,7 @@ from torch import Tensor
 from commlib.agents.policy import Policy, PolicySpec
 from commlib.agents.router import deviance
 from commlib.codec import Codes, FrozenCodec
+from commlib.errors import AgentError
 
 LEARNING_RATE, N_UPDATES, BATCH = 3e-3, 2000, 1024
 KINDS = (0.45, 0.2, 0.25, 0.1)
@@ -135,7 +136,9 @@ def teach(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         policy = Policy(replace(spec, has_router=True))
-    policy.load_state_dict(weights, strict=False)
+    missing, unexpected = policy.load_state_dict(weights, strict=False)
+    if unexpected or not all(name.startswith("router.") for name in missing):
+        raise AgentError(f"these weights are not those of the network: {[*unexpected, *missing][:3]}")
     router = policy.router
     assert router is not None
     everything = Lessons(*(torch.cat(column) for column in zip(*known, strict=True)))
@@ -151,7 +154,8 @@ def teach(
         left = deviance(_expected(policy, is_open_RS, held_out), held_out.harm).sum()
         mean = everything.harm.mean(0).expand_as(held_out.harm)
         explained = float(1 - left / deviance(mean, held_out.harm).sum().clamp_min(1e-9))
-        distortion = (everything.meant - everything.told).square().sum()
+        is_heard = is_open_RS.any(0)
+        distortion = (everything.meant - everything.told)[:, is_heard].square().sum()
         router.scale.copy_(distortion / everything.harm.sum().clamp_min(1e-6))
     return Graduate(policy.spec, {k: v.detach().clone() for k, v in policy.state_dict().items()}, explained)
 

@@ -145,11 +145,8 @@ class Codec(Protocol):
 
     width: int
 
-    def __call__(self, x: Tensor, context: Tensor | None = None, rate_weight: float = 0.0) -> Quantized:
-        """Send x, float [B, D], through the bottleneck. A context, int64 [B, P + 1], conditions the rate and silence.
-
-        With a rate weight (asked for in the stage `adapt` alone) it takes the codes of least distortion + weight x bits.
-        """
+    def __call__(self, x: Tensor, context: Tensor | None = None) -> Quantized:
+        """Send x, float [B, D], through the bottleneck. A context, int64 [B, P + 1], conditions the rate and silence."""
         ...
 
     def fit(self, messages: Tensor, generator: torch.Generator) -> None:

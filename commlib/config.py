@@ -52,12 +52,6 @@ class StagesConfig(_Frozen):
     prune: float = Field(0.3, ge=0, lt=1, description="share of the steps in which a pruned graph is cut back")
     fine_tune: float = Field(0.2, ge=0, lt=1, description="share of the steps trained through the codec")
     fine_tune_rate: float = Field(0.3, gt=0, description="learning rate there, as a share of the first one")
-    adapt: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="share of the steps trained through the price-aware encoder, at many prices (optional)",
-    )
     priced: float = Field(0.0, ge=0, lt=1, description="share of the steps trained under the bit price (optional)")
     calibrate_worlds: int | None = Field(
         None, ge=2, description="episodes per play of calibration; default: what suits"
@@ -142,10 +136,10 @@ class RunConfig(_Frozen):
                 f"the {self.gate} gate is learned in the priced stage; give it steps, such as --stages.priced 0.2"
             )
         prune = self.stages.prune if self.topology in PRUNABLE else 0.0
-        if self.stages.fine_tune + self.stages.adapt + self.stages.priced + prune >= 1:
+        if self.stages.fine_tune + self.stages.priced + prune >= 1:
             raise ValueError(
-                "stages.fine_tune, stages.adapt, stages.priced and stages.prune must leave steps for the dense stage: less "
-                "than 1 together"
+                "stages.fine_tune, stages.priced and stages.prune must leave steps for the dense stage: less than 1 "
+                "together"
             )
         return self
 

@@ -17,7 +17,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -90,6 +90,7 @@ class Result(_Figures):
     method: str
     codec: str
     topology: str
+    router: Literal["none", "kept", "dropped"] = "none"
     seed: int
     steps: int
     runtime: str

@@ -161,28 +161,43 @@ def calibrate(
         return replace(model, calibration=Calibration(n_steps=rehearsal.n_steps))
     variance = float(codec.embed(codes, contexts).var(0).sum())
     even = _priced(model, rehearsal, stages, variance)
-    if school is None:
+    if school is None or not codec.silence_is_coded:
         return even
-    return _routed(even, school, rehearsal, stages, variance)
+    return _routed(model, even, school, rehearsal, stages, variance)
 
 
-def _routed(even: Model, school: School, rehearsal: Rehearsal, stages: StagesConfig, variance: float) -> Model:
-    """The model with a router, if that saves bits at no more than the margin; else as it is."""
-    plain = even.calibration.rungs[even.calibration.chosen]
-    taught = go_to_school(even, school, rehearsal, max(plain.rate_weight, USUAL_RUNG * variance))
-    routed = _priced(taught, rehearsal, stages, variance)
-    found, best = routed.calibration.rungs[routed.calibration.chosen], max(even.calibration.rungs, key=merit)
-    pays = holds(found, best, stages.margin) and found.bits_per_agent_episode < plain.bits_per_agent_episode
+def _routed(
+    model: Model, even: Model, school: School, rehearsal: Rehearsal, stages: StagesConfig, variance: float
+) -> Model:
+    """The team with a router, if that saves bits at no more than the margin; else `even`, as the ladder left it.
+
+    Both ladders begin with the same prior, and which is better is decided on episodes that neither has seen.
+    """
+    weight = even.calibration.rungs[even.calibration.chosen].rate_weight
+    taught = go_to_school(even, school, rehearsal, max(weight, USUAL_RUNG * variance))
+    routed = _priced(replace(taught, codec=model.codec), rehearsal, stages, variance)
+    judge = Rehearsal(rehearsal.world, rehearsal.charging, rehearsal.n_worlds, rehearsal.generator)
+    plain, found = (
+        judge.measure(one, one.calibration.rungs[one.calibration.chosen].rate_weight) for one in (even, routed)
+    )
+    saves = ENOUGH * found.bits_per_agent_episode <= plain.bits_per_agent_episode
+    pays = saves and holds(found, plain, stages.margin)
     school.say(
         f"{'route':>10}  {found.bits_per_agent_step:.3f} bits per agent and step, {plain.bits_per_agent_step:.3f} without "
         f"the router, which is {'kept' if pays else 'dropped'}"
     )
-    return routed if pays else even
+    chosen = routed if pays else even
+    n_steps = rehearsal.n_steps + judge.n_steps
+    return replace(chosen, calibration=replace(chosen.calibration, n_steps=n_steps))
 
 
 def go_to_school(model: Model, school: School, rehearsal: Rehearsal, rate_weight: float) -> Model:
-    """The model with a router, taught on plays of its own at about this rate weight."""
-    lectures = Rehearsal(rehearsal.world, "broadcast", rehearsal.n_worlds, rehearsal.generator)  # all hear the same
+    """The model with a router, taught on plays of its own at about this rate weight.
+
+    In lectures all listeners of a sender hear the same, whatever the charging rule: one context for each sender. So where
+    links are paid one by one, what a router does to a single edge is not in its lessons.
+    """
+    lectures = Rehearsal(rehearsal.world, "broadcast", rehearsal.n_worlds, rehearsal.generator)
 
     def play(team: Model, weight: float, watcher: Watcher) -> None:
         lectures.play(team, weight, watcher)

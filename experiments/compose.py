@@ -110,6 +110,12 @@ def has_priced_encoder(config: RunConfig) -> bool:
     return config.rate_aware and isinstance(codec, TableCodec) and codec.quantiser.is_searchable
 
 
+def can_route(config: RunConfig) -> bool:
+    """Whether a router would have anything to decide: who speaks, silence as a word, and an encoder that weighs bits."""
+    says_nothing = config.topology == "none" or config.prior == "none"
+    return has_priced_encoder(config) and not says_nothing and bool(codec_of(config).freeze().silence_is_coded)
+
+
 def n_hosts(config: RunConfig, n_agents: int) -> int:
     """Hosts of a run: as configured, else one for all agents when local, and one for each (up to 8) on Ray."""
     if config.hosts is not None:

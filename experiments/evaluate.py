@@ -27,7 +27,7 @@ from commlib.config import RunConfig, write_yaml
 from commlib.errors import ConfigError, RunError
 from commlib.experiments.compose import complete, n_hosts, open_runtime
 from commlib.experiments.intervals import estimate
-from commlib.experiments.model import Model, furnish
+from commlib.experiments.model import Model, furnish, has_router
 from commlib.experiments.progress import Display
 from commlib.experiments.worlds import make_world
 from commlib.information import perplexity
@@ -195,6 +195,7 @@ def _figures(
         "method": config.method,
         "codec": config.codec,
         "topology": config.topology,
+        "router": "none" if config.router == "none" else "kept" if has_router(model) else "dropped",
         "seed": config.seed,
         "steps": config.steps,
         "charging_rule": f"{config.charging}: {CHARGING_RULES[config.charging]}; {ABSENCE_RULE}; evaluation only",

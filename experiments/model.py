@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,12 @@ def learned_team(
 ) -> BatchedTeam:
     """The trained agents of one host."""
     return LearnedTeam(spec, weights, agents, senders)
+
+
+def has_router(model: Model) -> bool:
+    """Whether these agents choose how to tell a message by the harm that they foresee."""
+    spec = model.build_team.args[0] if isinstance(model.build_team, partial) else None
+    return isinstance(spec, PolicySpec) and spec.has_router
 
 
 def furnish(runtime: Runtime, plan: Plan, model: Model) -> None:

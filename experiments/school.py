@@ -41,7 +41,8 @@ class Recorder:
         """Keep one round."""
         before = self.ear.past(seen)
         self.ear(seen)
-        self._seen.append((seen, before))
+        copied = seen._replace(observation=seen.observation.copy(), active=seen.active.copy())  # a world may reuse them
+        self._seen.append((copied, before))
 
     def overheard(self) -> Overheard:
         """The whole play; who has no listener said nothing that matters."""
@@ -75,6 +76,7 @@ class School:
     def graduate(self, model: Model, play: Play, plan: Plan, rate_weight: float, generator: torch.Generator) -> Model:
         """The model with a router taught on its own plays, at about this rate weight."""
         is_open_RS = adjacency_of(model.edges, self.spec.n_agents).T.contiguous()
+        torch.set_num_threads(1)  # the same sums whatever the machine, as on hosts
         policy = Policy(self.spec)
         policy.load_state_dict(self.weights)
         seed = int(torch.randint(2**31, (1,), generator=generator))
@@ -92,8 +94,5 @@ class School:
             taught = teach(self.spec, self.weights, is_open_RS, known, held_out, seed)
             team = replace(model, build_team=partial(learned_team, taught.spec, taught.weights))
         n_lessons = sum(len(part.harm) for part in known)
-        self.say(
-            f"{'route':>10}  {n_lessons * self.spec.n_agents:,} messages told otherwise; {taught.explained:.0%} of the harm "
-            "is foreseen"
-        )
+        self.say(f"{'route':>10}  {n_lessons:,} lessons; {taught.explained:.0%} of the harm is foreseen")
         return team

@@ -4,7 +4,6 @@
     fit         the codec is fitted to what they learned to say
     fine-tune   briefly, through the codec, its codebook held still
     calibrate   the prior is counted on their own runs, the encoder made price-aware
-    adapt       (optional) listeners get used to the price-aware encoder, each rollout at a price of its own
     priced      (optional) fine-tuned under the bit price, and calibrated again
     evaluate    over real frames, charged
 
@@ -34,7 +33,7 @@ from commlib.config import PRUNABLE, RunConfig, make_config, read_yaml, write_ya
 from commlib.errors import CodecError, ConfigError, RunError
 from commlib.experiments.calibrate import Knowledge, calibrate
 from commlib.experiments.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from commlib.experiments.compose import codec_of, complete, has_priced_encoder, n_hosts, open_runtime, resolve
+from commlib.experiments.compose import can_route, codec_of, complete, n_hosts, open_runtime, resolve
 from commlib.experiments.evaluate import evaluate, random_return
 from commlib.experiments.model import Calibration, Model, learned_team
 from commlib.experiments.progress import Display, make_display
@@ -50,8 +49,6 @@ from commlib.topology import make_topology
 from commlib.world import World, WorldSpec
 
 CHECKPOINT_EVERY = 20
-ADAPT_OCTAVES = 3.0
-"""How far from the usual rate weight those lie to which listeners adapt, up and down."""
 DEFAULT_OUT = Path("runs")
 
 
@@ -69,7 +66,6 @@ def stages_of(config: RunConfig) -> list[Stage]:
     later = {
         "prune": shares.prune if config.topology in PRUNABLE else 0.0,
         "fine-tune": shares.fine_tune,
-        "adapt": shares.adapt,
         "priced": shares.priced,
     }
     steps = {name: int(config.steps * share) for name, share in later.items()}
@@ -80,13 +76,11 @@ def stages_of(config: RunConfig) -> list[Stage]:
     return stages
 
 
-def phase_of(
-    config: RunConfig, stage: Stage, steps: int, bit_price: float, gate: Gate | None = None, rate_weight: float = 0.0
-) -> Phase:
+def phase_of(config: RunConfig, stage: Stage, steps: int, bit_price: float, gate: Gate | None = None) -> Phase:
     """What holds for the iteration that starts after `steps` environment steps."""
     learning = config.learning
     share = min(1.0, (steps - stage.start) / (stage.stop - stage.start))
-    is_dense, has_codec = stage.name == "dense", stage.name in ("fine-tune", "adapt", "priced")
+    is_dense, has_codec = stage.name == "dense", stage.name in ("fine-tune", "priced")
     price = bit_price * share if stage.name == "priced" else 0.0  # a price that jumps shuts agents up for good
     first_rate = learning.learning_rate * (1.0 if is_dense else config.stages.fine_tune_rate)
     return Phase(
@@ -101,7 +95,6 @@ def phase_of(
         objective=Objective(learning.clip, learning.value_weight, price),
         gate=gate if gate and stage.name == "priced" else Gate(),
         throws_dice=stage.name == "priced" and config.gate in ("random", "sampled"),
-        rate_weight=rate_weight if stage.name == "adapt" else 0.0,
     )
 
 
@@ -153,7 +146,7 @@ class Training:
             has_learned_graph=config.topology in ("commformer", *PRUNABLE),
         )
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.iteration, self.steps, self.bit_price, self.rate_weight = 0, 0, 0.0, 0.0
+        self.iteration, self.steps, self.bit_price = 0, 0, 0.0
         rate = config.gate_rate if config.gate == "random" else 0.0
         self.gate = Gate("random" if config.gate == "random" else "none", rate, config.seed)
         self.fitted, self.priced = False, False  # the stages that were entered
@@ -173,8 +166,6 @@ class Training:
                 continue
             if stage.name != "dense" and not self.fitted:
                 self.fit()
-            if stage.name == "adapt" and self.rate_weight == 0:
-                self.set_rate_weight()
             if stage.name == "priced" and not self.priced:
                 self.set_price()
             self.learn(stage, stage.stop)
@@ -209,7 +200,7 @@ class Training:
         """Iterations of one stage, up to so many steps."""
         while self.steps < stop:
             started, cpu = time.perf_counter(), time.process_time()
-            phase = phase_of(self.config, stage, self.steps, self.bit_price, self.gate, self.draw_rate_weight(stage))
+            phase = phase_of(self.config, stage, self.steps, self.bit_price, self.gate)
             self.world.set_progress(min(1.0, self.steps / stages_of(self.config)[0].stop))
             rollout = collect(self.team, self.world, phase, self.learning, self.generator)
             terms = update(self.team, rollout, phase, self.learning, self.generator, self.iteration)
@@ -236,20 +227,6 @@ class Training:
         self.codec.fit(recorded, self.generator)
         self.share_codec()
         self.fitted = True
-
-    def set_rate_weight(self) -> None:
-        """The rate weight around which listeners adapt: the one that calibration finds, and the prior with it."""
-        model = self.calibrated()
-        self.codec.set_prior(model.codec.prior)  # type: ignore[attr-defined]
-        self.share_codec()
-        self.rate_weight = model.calibration.rungs[max(1, model.calibration.chosen)].rate_weight
-
-    def draw_rate_weight(self, stage: Stage) -> float:
-        """One rate weight for a rollout and its updates, log-uniform around the usual one."""
-        if stage.name != "adapt":
-            return 0.0
-        octaves = ADAPT_OCTAVES * (2 * float(torch.rand((), generator=self.generator)) - 1)
-        return float(self.rate_weight * 2**octaves)
 
     def set_price(self) -> None:
         """The price of the priced stage: as configured, or what calibration finds."""
@@ -333,7 +310,6 @@ class Training:
             "fitted": self.fitted,
             "priced": self.priced,
             "bit_price": self.bit_price,
-            "rate_weight": self.rate_weight,
             "gate_level": self.gate.level,
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
@@ -350,7 +326,6 @@ class Training:
         position = checkpoint.position
         self.iteration, self.steps = position["iteration"], position["steps"]
         self.fitted, self.priced, self.bit_price = position["fitted"], position["priced"], position["bit_price"]
-        self.rate_weight = position["rate_weight"]
         if self.config.gate == "event" and self.priced:
             self.gate = Gate("event", position["gate_level"], self.config.seed)
         self.seconds, self.cpu_seconds = position["seconds"], position["cpu_seconds"]
@@ -440,15 +415,12 @@ def check_names(config: RunConfig, world: WorldSpec) -> None:
     n_hosts(config, world.n_agents)
     check_storable(codec_of(config).freeze())
     make_topology(config.topology, world.n_agents, config.density, config.graph_seed)
-    for name, is_asked in (
-        ("--router learned", config.router == "learned"),
-        ("--stages.adapt", config.stages.adapt > 0),
-    ):
-        if is_asked and not has_priced_encoder(config):
-            raise ConfigError(
-                f"{name} needs an encoder that weighs bits against distortion, which the codec {config.codec} "
-                f"{'lacks' if config.rate_aware else 'has not with --no-rate-aware'}; take vq, rvq, fsq or int8"
-            )
+    if config.router == "learned" and not can_route(config):
+        raise ConfigError(
+            f"--router learned needs messages, a price-aware encoder and a prior for which silence is a word; with "
+            f"--topology {config.topology}, --codec {config.codec}, --prior {config.prior}"
+            f"{'' if config.rate_aware else ' and --no-rate-aware'} one of them is missing"
+        )
 
 
 def check_folder(folder: RunFolder, config: RunConfig, *, resume: bool) -> None:

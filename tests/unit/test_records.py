@@ -16,6 +16,7 @@ PLAIN = {
     "method": "ours",
     "codec": "vq",
     "topology": "ring",
+    "router": "none",
     "seed": 3,
     "steps": 100,
     "runtime": "local",
