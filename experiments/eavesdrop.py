@@ -62,7 +62,7 @@ class Eavesdropper:
         if seen.step == 0:
             n_edges, n_worlds = len(self.model.edges), len(seen.alive)
             fresh = fresh_context(n_edges * n_worlds, self.model.codec.n_positions)
-            self._past = fresh.reshape(n_edges, n_worlds, -1)
+            self._past = fresh.reshape(n_edges, n_worlds, fresh.shape[-1])
             for ear in self._ears:
                 ear.reset(n_worlds)
         return self._past.copy()
