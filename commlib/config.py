@@ -66,9 +66,11 @@ class RunConfig(_Frozen):
 
     world: str = Field("guide", description="built-in name, pettingzoo:..., mpe2:... or package.module:Class")
     method: str = Field("ours", description="a recipe from `commlib list methods`")
-    codec: str = Field("vq", description="vq, int8, float32, or package.module:Class")
-    codebook_size: int = Field(64, ge=2, le=4096, description="codes of vq")
-    codec_stages: int | None = Field(None, ge=1, le=16, description="of rvq: how many tiers a message has; default 2")
+    codec: str = Field("vq", description="one of `commlib list codecs`, or package.module:Class")
+    codebook_size: int = Field(64, ge=2, le=4096, description="codes of vq, or of each stage of rvq")
+    codec_stages: int | None = Field(
+        None, ge=1, le=16, description="of rvq: how many tiers a message has, 2 unless given"
+    )
     codec_weight: float | None = Field(
         None, ge=0, description="of the codec's own cost of information (dither, vq-vib); default: the codec's"
     )
@@ -93,7 +95,8 @@ class RunConfig(_Frozen):
     )
     gate_rate: float = Field(0.5, gt=0, le=1, description="of a random gate: the share of messages that go")
     router: Literal["none", "learned"] = Field(
-        "none", description="learned: the encoder spends bits on a message by what it matters to each receiver"
+        "none",
+        description="learned: bits go where a message matters to its receivers; takes minutes, dropped if it saves nothing",
     )
     rate_aware: bool = Field(True, description="calibrate a price-aware encoder; False sends the nearest code")
     charging: Literal["broadcast", "link"] = Field("broadcast", description="who pays for a frame that several hear")

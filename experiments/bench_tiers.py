@@ -165,8 +165,9 @@ def summary(rows: Sequence[Row]) -> Row:
     """How far the router's curve lies above those of the fixed tiers, and of `vq`, and what it saves.
 
     `least_gain` is the least difference of success, over all rungs of the others that do better than a team without
-    messages, between the router's rungs, joined by straight lines, at as many bits and the rung. `bits_at_95` and `bits_at_margin` are the router's bits as a share of
-    the best other's, where success is 95 % of the best that any other reaches, and within the margin of it.
+    messages, between the router's rungs, joined by straight lines, at as many bits and the rung. `bits_at_95` and
+    `bits_at_margin` are the router's bits as a share of the best other's, where success is 95 % of the best that any
+    other reaches, and within the margin of it.
     """
     router = [row for row in rows if row["tier"] == "router"]
     fixed, vq = ([r for r in rows if r["tier"] in names] for names in ([_tier(n + 1) for n in range(N_STAGES)], ["vq"]))

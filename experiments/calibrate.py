@@ -183,12 +183,16 @@ def _routed(
     saves = ENOUGH * found.bits_per_agent_episode <= plain.bits_per_agent_episode
     pays = saves and holds(found, plain, stages.margin)
     school.say(
-        f"{'route':>10}  {found.bits_per_agent_step:.3f} bits per agent and step, {plain.bits_per_agent_step:.3f} without "
-        f"the router, which is {'kept' if pays else 'dropped'}"
+        f"{'route':>10}  {_told(found)} with the router, {_told(plain)} without; it is {'kept' if pays else 'dropped'}"
     )
     chosen = routed if pays else even
     n_steps = rehearsal.n_steps + judge.n_steps
     return replace(chosen, calibration=replace(chosen.calibration, n_steps=n_steps))
+
+
+def _told(rung: Rung) -> str:
+    score = f"return {rung.return_:.3f}" if rung.success is None else f"{rung.success:.1%}"
+    return f"{score} at {rung.bits_per_agent_step:.3f} bits per agent and step"
 
 
 def go_to_school(model: Model, school: School, rehearsal: Rehearsal, rate_weight: float) -> Model:

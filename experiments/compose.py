@@ -110,10 +110,17 @@ def has_priced_encoder(config: RunConfig) -> bool:
     return config.rate_aware and isinstance(codec, TableCodec) and codec.quantiser.is_searchable
 
 
-def can_route(config: RunConfig) -> bool:
-    """Whether a router would have anything to decide: who speaks, silence as a word, and an encoder that weighs bits."""
-    says_nothing = config.topology == "none" or config.prior == "none"
-    return has_priced_encoder(config) and not says_nothing and bool(codec_of(config).freeze().silence_is_coded)
+def why_no_router(config: RunConfig, n_agents: int) -> str | None:
+    """What is missing for a router to have anything to decide, and what to do; None: nothing."""
+    if n_agents < 2 or config.topology == "none":
+        return f"nobody hears anybody in {config.world} with --topology {config.topology}; leave --router out"
+    if not config.rate_aware:
+        return "--no-rate-aware makes an encoder without a price; leave it out"
+    if not has_priced_encoder(config):
+        return f"the codec {config.codec} cannot trade bits for distortion; take vq, rvq, fsq, trellis or int8"
+    if config.prior == "none" or not codec_of(config).freeze().silence_is_coded:
+        return f"with --codec {config.codec} --prior {config.prior} silence is no word that could be chosen; take vq or rvq"
+    return None
 
 
 def n_hosts(config: RunConfig, n_agents: int) -> int:

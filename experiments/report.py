@@ -110,7 +110,7 @@ def _summary(results: Sequence[Result]) -> tuple[list[str], list[list[_Cell]]]:
     columns: dict[str, Callable[[Result], _Cell]] = {
         "method": lambda r: _Cell(r.method),
         "codec": lambda r: _Cell(r.codec),
-        "topology": lambda r: _Cell(r.topology),
+        "topology": lambda r: _Cell(r.topology if r.router == "none" else f"{r.topology}, router {r.router}"),
         "success %": lambda r: _with_side(r.success, 100, 1),
         "return": lambda r: _with_side(r.return_, 1, 2),
         "estimate": lambda r: _Cell(number(r.bits.per_agent_step.estimate)),

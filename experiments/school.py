@@ -82,7 +82,8 @@ class School:
         seed = int(torch.randint(2**31, (1,), generator=generator))
         known: list[Lessons] = []
         team = model
-        for _ in range(N_TERMS):
+        for term in range(N_TERMS):
+            self.say(f"{'route':>10}  term {term + 1} of {N_TERMS}: plays, lessons, and learning what harms whom")
             drawn = []
             for weight in (share * rate_weight for share in PRICES):
                 recorder = Recorder(Eavesdropper(team, plan))

@@ -33,7 +33,7 @@ from commlib.config import PRUNABLE, RunConfig, make_config, read_yaml, write_ya
 from commlib.errors import CodecError, ConfigError, RunError
 from commlib.experiments.calibrate import Knowledge, calibrate
 from commlib.experiments.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from commlib.experiments.compose import can_route, codec_of, complete, n_hosts, open_runtime, resolve
+from commlib.experiments.compose import codec_of, complete, n_hosts, open_runtime, resolve, why_no_router
 from commlib.experiments.evaluate import evaluate, random_return
 from commlib.experiments.model import Calibration, Model, learned_team
 from commlib.experiments.progress import Display, make_display
@@ -415,12 +415,10 @@ def check_names(config: RunConfig, world: WorldSpec) -> None:
     n_hosts(config, world.n_agents)
     check_storable(codec_of(config).freeze())
     make_topology(config.topology, world.n_agents, config.density, config.graph_seed)
-    if config.router == "learned" and not can_route(config):
-        raise ConfigError(
-            f"--router learned needs messages, a price-aware encoder and a prior for which silence is a word; with "
-            f"--topology {config.topology}, --codec {config.codec}, --prior {config.prior}"
-            f"{'' if config.rate_aware else ' and --no-rate-aware'} one of them is missing"
-        )
+    missing = why_no_router(config, world.n_agents) if config.router == "learned" else None
+    if missing:
+        asked = "the topology dynamic" if config.topology == "dynamic" else "--router learned"
+        raise ConfigError(f"{asked} has nothing to decide: {missing}")
 
 
 def check_folder(folder: RunFolder, config: RunConfig, *, resume: bool) -> None:

@@ -223,13 +223,17 @@ def test_dynamic_edges_come_with_a_router_and_links_paid_one_by_one():
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "words"),
     [
-        {"codec": "float32"}, {"codec": "dither", "rate_aware": False}, {"topology": "dynamic", "rate_aware": False},
-        {"topology": "none"}, {"prior": "none"}, {"codec": "gvq"},
+        ({"codec": "float32"}, "--router learned has nothing to decide: the codec float32 cannot trade"),
+        ({"rate_aware": False}, "--no-rate-aware makes an encoder without a price"),
+        ({"topology": "dynamic", "codec": "float16"}, "the topology dynamic has nothing to decide: the codec float16"),
+        ({"topology": "none"}, "nobody hears anybody in guide"),
+        ({"prior": "none"}, "--prior none silence is no word"),
+        ({"codec": "gvq"}, "--codec gvq --prior natural silence is no word"),
     ],
-)  # fmt: skip
-def test_a_router_with_nothing_to_decide_is_refused_before_training(settings):
+)
+def test_a_router_with_nothing_to_decide_is_refused_before_training(settings, words):
     config = resolve("guide", None, None, {"router": "learned", **settings})
-    with pytest.raises(ConfigError, match="one of them is missing"):
+    with pytest.raises(ConfigError, match=words):
         check_names(config, make_world("guide").spec)
