@@ -44,9 +44,9 @@ for seed in 0 1 2 3 4; do train secret ours $seed; done
 for seed in 0 1 2; do train guide_8 ours $seed; done
 TAG=commformer train guide_8 ours 0 --topology commformer --density 0.2
 train secret random 0 --gate-rate 0.05
-train predator_prey_easy dense 0
-for method in narrow commnet ic3net tarmac commformer int8 int8-gated etc gvq ddcl vq-vib random; do
-  train predator_prey_easy $method 0
+for method in narrow commnet tarmac gvq random; do train predator_prey_easy $method 0; done
+for seed in 0 1; do
+  for method in dense ic3net commformer int8 int8-gated etc ddcl vq-vib; do train predator_prey_easy $method $seed; done
 done
 for method in ours dense; do
   for seed in 0 1 2 3 4; do train predator_prey_medium $method $seed; done
