@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The figures of docs/results.md, one command each; about an hour on one core. JSON goes to docs/results/, and a run whose
+# The figures of docs/results.md, one command each; some hours on one core. JSON goes to docs/results/, and a run whose
 # JSON is there is not repeated: remove the files to measure again.
 # usage: experiments/reproduce.sh [COMMLIB] [RUNS]     (the command to call, default commlib; where run folders go)
 set -euo pipefail
