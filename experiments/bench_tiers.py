@@ -165,9 +165,9 @@ def summary(rows: Sequence[Row]) -> Row:
     """How far the router's curve lies above those of the fixed tiers, and of `vq`, and what it saves.
 
     `least_gain` is the least difference of success, over all rungs of the others that do better than a team without
-    messages, between the router's rungs, joined by straight lines, at as many bits and the rung. `bits_at_95` and
-    `bits_at_margin` are the router's bits as a share of the best other's, where success is 95 % of the best that any
-    other reaches, and within the margin of it.
+    messages, between the router's rungs, joined by straight lines, at as many bits and the rung; -1 where none does.
+    `bits_at_95` and `bits_at_margin` are the router's bits as a share of the best other's, where success is 95 % of the
+    best that any other reaches, and within the margin of it.
     """
     router = [row for row in rows if row["tier"] == "router"]
     fixed, vq = ([r for r in rows if r["tier"] in names] for names in ([_tier(n + 1) for n in range(N_STAGES)], ["vq"]))
@@ -180,15 +180,15 @@ def _against(router: Sequence[Row], others: Sequence[Row]) -> Row:
     curve = frontier(router)
     rivals = [frontier([row for row in others if row["tier"] == name]) for name in {row["tier"] for row in others}]
     joined = sorted((row["bits_per_agent_step"], row["success"]) for row in router)
+    worth = [(row["bits_per_agent_step"], row["success"]) for row in others if row["success"] > UNSAID]
+    gains = [reached(joined, bits) - success for bits, success in worth]
     best = max(row["success"] for row in others)
 
     def share(success: float) -> float:
         return bits_for(curve, success) / min(bits_for(rival, success) for rival in rivals)
 
     return {
-        "least_gain": min(
-            reached(joined, row["bits_per_agent_step"]) - row["success"] for row in others if row["success"] > UNSAID
-        ),
+        "least_gain": min(gains, default=-1.0),
         "bits_at_95": share(0.95 * best),
         "bits_at_margin": share(best - MARGIN),
     }
