@@ -38,18 +38,11 @@ class PolicySpec:
 
     @classmethod
     def of(
-        cls,
-        world: WorldSpec,
-        message_width: int,
-        hidden: int,
-        *,
-        gate: str = "none",
-        aggregation: str = "slots",
-        has_router: bool = False,
+        cls, world: WorldSpec, message_width: int, hidden: int, *, gate: str = "none", aggregation: str = "slots"
     ) -> "PolicySpec":
         """The specification for a world."""
         n, counts = world.n_agents, world.action_counts
-        return cls(n, world.observation_width, counts, message_width, hidden, gate, aggregation, has_router)
+        return cls(n, world.observation_width, counts, message_width, hidden, gate, aggregation)
 
     @property
     def has_gate(self) -> bool:

@@ -25,21 +25,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from commlib.agents.policy import PolicySpec
 from commlib.agents.runtime import LocalRuntime
 from commlib.codecs.frozen import TableCodec
 from commlib.codecs.prior import uniform_prior
 from commlib.codecs.residual import ResidualQuantiser
 from commlib.config import StagesConfig
 from commlib.experiments.bench import Measured, Row, Say, Target, table
-from commlib.experiments.calibrate import USUAL_RUNG, Rehearsal, climb, go_to_school, refit
+from commlib.experiments.calibrate import USUAL_RUNG, Rehearsal, cheapest, climb, go_to_school, refit
 from commlib.experiments.compose import complete, resolve
 from commlib.experiments.model import Model, Rung, learned_team
 from commlib.experiments.progress import Quiet
 from commlib.experiments.school import School
 from commlib.experiments.train import Training, make_folder, policy_spec
 from commlib.experiments.worlds import make_world
-from commlib.objective import holds, merit
 from commlib.records import RunFolder
 from commlib.world import World
 
@@ -71,28 +69,25 @@ def measure(seed: int, quick: bool, say: Say) -> Measured:
         say(f"training a team with {name} on {WORLD}")
         teams[name] = _trained({**own, "seed": seed}, quick)
     rows: list[Row] = []
-    for name, (model, _) in {**{k: (m, None) for k, m in tiers(teams["rvq"][0]).items()}, "vq": teams["vq"]}.items():
+    for name, model in {**tiers(teams["rvq"]), "vq": teams["vq"]}.items():
         say(f"climbing: {name}")
         ladder = _Ladder(model, world, seed, quick)
         climbed = ladder.climb()
         rows += [_row(name, rung) for rung, _ in climbed]
         if name == _tier(N_STAGES):
             whole, start = climbed, ladder
-    even = _chosen(whole)
-    school = School(*teams["rvq"][1], world.spec.n_steps, say)
+    rung, even = cheapest(whole, MARGIN)
+    school = School(world.spec.n_steps, say)
     lectures = Rehearsal(world, "broadcast", 64 if quick else N_LECTURES, torch.Generator().manual_seed(seed + 2))
-    taught = go_to_school(even[1], school, lectures, max(even[0].rate_weight, USUAL_RUNG * start.variance))
+    taught = go_to_school(even, school, lectures, max(rung.rate_weight, USUAL_RUNG * start.variance))
     say("climbing: router")
     routed = _Ladder(replace(taught, codec=start.model.codec), world, seed, quick, start.weights)
     rows += [_row("router", rung) for rung, _ in routed.climb()]
     return Measured(rows, summary(rows), [_table(rows)])
 
 
-Network = tuple[PolicySpec, dict[str, torch.Tensor]]
-
-
-def _trained(settings: dict[str, Any], quick: bool) -> tuple[Model, Network]:
-    """A team as training leaves it, not calibrated, and its network."""
+def _trained(settings: dict[str, Any], quick: bool) -> Model:
+    """A team as training leaves it, not calibrated."""
     short = {"steps": 60_000, "learning": {"n_worlds": 128}} if quick else {}
     world = make_world(WORLD)
     config = complete(resolve(WORLD, None, None, {**settings, **short}), world.spec)
@@ -103,13 +98,7 @@ def _trained(settings: dict[str, Any], quick: bool) -> tuple[Model, Network]:
         training.run()
     weights, _, edges = training.team.runtime.each("learner.deployed", [()])[0]
     spec = policy_spec(config, world.spec)
-    return Model(partial(learned_team, spec, weights), training.codec.freeze(), edges), (spec, weights)
-
-
-def _chosen(climbed: list[tuple[Rung, Model]]) -> tuple[Rung, Model]:
-    """The cheapest rung within the margin of the best, as calibration chooses."""
-    best = max((rung for rung, _ in climbed), key=merit)
-    return min((pair for pair in climbed if holds(pair[0], best, MARGIN)), key=lambda pair: pair[0].bits_per_agent_step)
+    return Model(partial(learned_team, spec, weights), training.codec.freeze(), edges)
 
 
 def _tier(n: int) -> str:

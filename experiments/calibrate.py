@@ -215,12 +215,17 @@ def _priced(model: Model, rehearsal: Rehearsal, stages: StagesConfig, variance: 
     """The model at the cheapest rung of the ladder that holds, with a prior refitted there."""
     weights = [0.0, *(share * variance for share in ladder(stages))]
     tuned = climb(model, rehearsal, stages, weights)
-    best = max((rung for rung, _ in tuned), key=merit)
-    kept = [pair for pair in tuned if holds(pair[0], best, stages.margin)]
-    fewest = min(rung.bits_per_agent_episode for rung, _ in kept)
-    chosen, model = next(pair for pair in kept if pair[0].bits_per_agent_episode <= ENOUGH * fewest)
+    chosen, model = cheapest(tuned, stages.margin)
     rungs = tuple(rehearsal.measure(model, weight) for weight in weights)
     return replace(model, calibration=Calibration(rungs, weights.index(chosen.rate_weight), rehearsal.n_steps))
+
+
+def cheapest(tuned: list[tuple[Rung, Model]], margin: float) -> tuple[Rung, Model]:
+    """The gentlest of the rungs that take about the fewest bits, of those within the margin of the best."""
+    best = max((rung for rung, _ in tuned), key=merit)
+    kept = [pair for pair in tuned if holds(pair[0], best, margin)]
+    fewest = min(rung.bits_per_agent_episode for rung, _ in kept)
+    return next(pair for pair in kept if pair[0].bits_per_agent_episode <= ENOUGH * fewest)
 
 
 def ladder(stages: StagesConfig) -> list[float]:

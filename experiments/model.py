@@ -112,10 +112,18 @@ def learned_team(
     return LearnedTeam(spec, weights, agents, senders)
 
 
+def network_of(model: Model) -> tuple[PolicySpec, dict[str, Tensor]] | None:
+    """The network of a trained team, and its tensors; None for agents of another kind."""
+    if not isinstance(model.build_team, partial) or model.build_team.func is not learned_team:
+        return None
+    spec, weights = model.build_team.args
+    return spec, weights
+
+
 def has_router(model: Model) -> bool:
     """Whether these agents choose how to tell a message by the harm that they foresee."""
-    spec = model.build_team.args[0] if isinstance(model.build_team, partial) else None
-    return isinstance(spec, PolicySpec) and spec.has_router
+    network = network_of(model)
+    return network is not None and network[0].has_router
 
 
 def furnish(runtime: Runtime, plan: Plan, model: Model) -> None:

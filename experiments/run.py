@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 from commlib.agent import Agent, Soloists, checked_reply
 from commlib.agents.play import Books, play
 from commlib.agents.runtime import LocalRuntime, Runtime
-from commlib.codecs.build import make_codec
 from commlib.codecs.floats import Float32Codec
 from commlib.config import RunConfig, make_config, read_yaml, replay_config
 from commlib.errors import AgentError
 from commlib.experiments.calibrate import Knowledge, calibrate
-from commlib.experiments.compose import complete, n_hosts, open_runtime
+from commlib.experiments.compose import codec_of, complete, n_hosts, open_runtime
 from commlib.experiments.evaluate import evaluate
 from commlib.experiments.model import Model, furnish
 from commlib.experiments.progress import Quiet, make_display
@@ -146,7 +145,7 @@ def fit_to_agents(
 ) -> Model:
     """Post-training compression: a codec fitted and calibrated to agents that never knew one."""
     generator = torch.Generator().manual_seed(config.seed + 1)
-    codec = make_codec(config.codec, width, config.codebook_size)
+    codec = codec_of(config.model_copy(update={"message_width": width}))
     lossless = lossless_team(factory, world, edges, width)
     n_worlds = min(FIT_EPISODES, config.stages.calibrate_worlds or FIT_EPISODES)
     runtime = LocalRuntime(1)

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from commlib.agents.play import Round, Watcher
-from commlib.agents.policy import Policy, PolicySpec
+from commlib.agents.policy import Policy
 from commlib.agents.routing import Lessons, Overheard, lessons, teach
 from commlib.codec import Codes
 from commlib.experiments.eavesdrop import Eavesdropper
-from commlib.experiments.model import Model, learned_team
+from commlib.experiments.model import Model, learned_team, network_of
 from commlib.plan import Plan
 from commlib.topology import adjacency_of
 
@@ -63,22 +63,22 @@ class School:
     """Where a team's network gets its router.
 
     Attributes:
-        spec, weights: the network without it.
         n_steps: of the world's longest episode.
         say: where what was learned is told.
     """
 
-    spec: PolicySpec
-    weights: dict[str, torch.Tensor]
     n_steps: int
     say: Callable[[str], None]
 
     def graduate(self, model: Model, play: Play, plan: Plan, rate_weight: float, generator: torch.Generator) -> Model:
         """The model with a router taught on its own plays, at about this rate weight."""
-        is_open_RS = adjacency_of(model.edges, self.spec.n_agents).T.contiguous()
+        network = network_of(model)
+        assert network is not None
+        spec, weights = network
+        is_open_RS = adjacency_of(model.edges, spec.n_agents).T.contiguous()
         torch.set_num_threads(1)  # the same sums whatever the machine, as on hosts
-        policy = Policy(self.spec)
-        policy.load_state_dict(self.weights)
+        policy = Policy(spec)
+        policy.load_state_dict(weights)
         seed = int(torch.randint(2**31, (1,), generator=generator))
         known: list[Lessons] = []
         team = model
@@ -92,7 +92,7 @@ class School:
                 drawn.append(lessons(policy, is_open_RS, model.codec, overheard, self.n_steps, weight, generator))
             *new, held_out = drawn
             known += new
-            taught = teach(self.spec, self.weights, is_open_RS, known, held_out, seed)
+            taught = teach(spec, weights, is_open_RS, known, held_out, seed)
             team = replace(model, build_team=partial(learned_team, taught.spec, taught.weights))
         n_lessons = sum(len(part.harm) for part in known)
         self.say(f"{'route':>10}  {n_lessons:,} lessons; {taught.explained:.0%} of the harm is foreseen")

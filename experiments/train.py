@@ -35,7 +35,7 @@ from commlib.experiments.calibrate import Knowledge, calibrate
 from commlib.experiments.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from commlib.experiments.compose import codec_of, complete, n_hosts, open_runtime, resolve, why_no_router
 from commlib.experiments.evaluate import evaluate, random_return
-from commlib.experiments.model import Calibration, Model, learned_team
+from commlib.experiments.model import Calibration, Model, learned_team, network_of
 from commlib.experiments.progress import Display, make_display
 from commlib.experiments.school import School
 from commlib.experiments.worlds import make_world
@@ -263,7 +263,7 @@ class Training:
             rate_aware=self.config.rate_aware,
             knowledge=knowledge,
             is_event_gated=self.config.gate == "event",
-            school=School(spec, weights, self.world.spec.n_steps, self.display.say) if has_router else None,
+            school=School(self.world.spec.n_steps, self.display.say) if has_router else None,
         )
         self.calibration_seconds = time.perf_counter() - started
         self.calibration_steps = calibrated.calibration.n_steps
@@ -467,8 +467,9 @@ def make_folder(folder: RunFolder, config: RunConfig) -> None:
 
 def save_model(model: Model, folder: RunFolder) -> None:
     """Write the frozen codec with its calibration, and the policy, so that `load_model` finds them."""
-    assert isinstance(model.build_team, partial)
-    spec, weights = model.build_team.args
+    network = network_of(model)
+    assert network is not None
+    spec, weights = network
     edges = [list(edge) for edge in model.edges]
     calibration = {**model.calibration.to_json(), "edges": edges, "gate": vars(model.gate)}
     save_codec(model.codec, folder.codec, calibration)  # type: ignore[arg-type]

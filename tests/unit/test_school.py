@@ -35,9 +35,8 @@ def team(tiny_run, monkeypatch):
     folder, world = RunFolder(tiny_run), make_world("guide")
     config = make_config(("run", read_yaml(folder.config)), ("test", {"episodes": 16, "budget": "none"}))
     model = load_model(folder, world)
-    spec, weights = model.build_team.args
     said = []
-    return model, config, world, folder, School(spec, weights, world.spec.n_steps, said.append), said
+    return model, config, world, folder, School(world.spec.n_steps, said.append), said
 
 
 def rehearsal(world, seed=0):
@@ -50,12 +49,12 @@ def taught(team, weight=0.05):
 
 
 def test_the_same_plays_teach_the_same_and_leave_the_team_as_it_was(team):
-    model, _, _, _, school, said = team
+    model, *_, said = team
     one, other = taught(team), taught(team)
     spec, weights = one.build_team.args
-    assert spec == replace(school.spec, has_router=True)
+    assert spec == replace(model.build_team.args[0], has_router=True)
     assert all(torch.equal(weights[name], other.build_team.args[1][name]) for name in weights)
-    assert all(torch.equal(weights[name], value) for name, value in school.weights.items())
+    assert all(torch.equal(weights[name], value) for name, value in model.build_team.args[1].items())
     assert (one.codec, one.edges, one.calibration) == (model.codec, model.edges, model.calibration)
     assert [line.split()[1] for line in said[:4]] == ["term"] * 4
     assert "lessons; " in said[4]
