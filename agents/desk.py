@@ -1,7 +1,8 @@
 """The desk of a host: its agents play for real, and everything they say or hear is a charged frame.
 
 A desk has two trays, out and in, and a purse. `speak` fills the out tray and pays from the lease that came with the
-call; `act` empties the in tray and says what the agents do. No agent sees anything but its own observation and its tray.
+call; `act` empties the in tray and says what the agents do; `reply`, where a step has several rounds, does both trays. No
+agent sees anything but its own observation and its tray.
 
 Shapes: W worlds, n local agents, N agents in all, K slots of an inbox, O observation width, D message width.
 """
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from commlib.agent import BatchedTeam, Spoken
-from commlib.agents.policy import Policy, PolicySpec
+from commlib.agents.policy import Policy, PolicySpec, may_speak
 from commlib.codec import Codes, FrozenCodec, Vectors, fresh_context
 from commlib.exchange import Bill, Endpoint, Sent
 from commlib.gate import Gate
@@ -28,6 +29,13 @@ class Acted(NamedTuple):
     """What a host does after hearing: actions int64 [W, n], and receipts for what it heard."""
 
     action: NDArray[np.int64]
+    heard: list[Bill]
+
+
+class Replied(NamedTuple):
+    """What a host says in the next round of a step, and receipts for what it heard in this one."""
+
+    sent: Sent
     heard: list[Bill]
 
 
@@ -65,6 +73,7 @@ class LearnedTeam:
         """Messages of the local agents; silent where the talk gate is shut."""
         share = torch.full((len(observation),), elapsed)
         self._inputs, self._vectors, silent = [], [], []
+        self._heard: list[list[Tensor]] = [[] for _ in self._agents]
         for k, agent in enumerate(self._agents):
             inputs = self._policy.inputs(torch.from_numpy(observation[:, k : k + 1]), [agent], share)
             message, gate = self._policy.speak(inputs)
@@ -100,6 +109,22 @@ class LearnedTeam:
         return silent
 
     @torch.no_grad()
+    def reply(self, inbox: Vectors, own: Vectors) -> Spoken:
+        """Messages of the next round; silent are those whom the signals of the first tell to be."""
+        spec = self._policy.spec
+        vectors, silent = [], np.zeros((len(self._agents), len(inbox)), bool)
+        for k, (agent, inputs) in enumerate(zip(self._agents, self._inputs, strict=True)):
+            heard = self._by_sender(inbox, k)
+            self._heard[k].append(heard)
+            if spec.signal != "none":
+                signals = heard[:, 0, :, 0].clone()
+                signals[:, agent] = torch.from_numpy(own[k, :, 0])
+                everybody = 1 - torch.eye(spec.n_agents)
+                silent[k] = (may_speak(spec.signal, signals, everybody, spec.n_speakers)[:, agent] < 0.5).numpy()
+            vectors.append(self._policy.reply(inputs, self._heard[k], self._is_open[k : k + 1]))
+        return Spoken(torch.cat(vectors, 1).transpose(0, 1).contiguous().numpy(), silent)
+
+    @torch.no_grad()
     def act(self, inbox: Vectors, uniform: NDArray[np.float32]) -> NDArray[np.int64]:
         """An action of each agent, drawn with the uniform number that it was dealt."""
         dealt = torch.from_numpy(uniform)
@@ -108,7 +133,8 @@ class LearnedTeam:
             heard = self._by_sender(inbox, k)
             if self._policy.spec.has_router:
                 self._before[k] = heard
-            p = self._policy.act(inputs, heard, [agent], self._is_open[k : k + 1])[:, 0].softmax(-1)
+            everything = [*self._heard[k], heard]
+            p = self._policy.act(inputs, everything, [agent], self._is_open[k : k + 1])[:, 0].softmax(-1)
             drawn = (p.cumsum(-1) < dealt[:, k : k + 1]).sum(-1)
             actions.append(drawn.clamp_max(self._policy.spec.action_counts[agent] - 1))
         return torch.stack(actions, 1).numpy()
@@ -122,18 +148,23 @@ class LearnedTeam:
 
 
 class Desk:
-    """A team and its endpoint on one host."""
+    """A team and its endpoints on one host, one for each round of a step: each round has a past of its own."""
 
-    def __init__(self, host: int, plan: Plan, codec: FrozenCodec, team: BatchedTeam, gate: Gate | None = None) -> None:
+    def __init__(
+        self, host: int, plan: Plan, codecs: Sequence[FrozenCodec], team: BatchedTeam, gate: Gate | None = None
+    ) -> None:
         self.host = host
         self._team = team
-        self._endpoint = Endpoint(host, plan, codec, n_worlds=1, gate=gate or Gate())
+        self._endpoints = [Endpoint(host, plan, codec, n_worlds=1, gate=gate or Gate()) for codec in codecs]
+        self._nth = 0
+        """Which round of the step it is."""
 
     def reset(self, n_worlds: int, rate_weight: float) -> None:
         """A new batch of episodes on fresh links."""
         self._team.reset(n_worlds)
-        self._endpoint.reset(n_worlds)
-        self._endpoint.rate_weight = rate_weight
+        for endpoint in self._endpoints:
+            endpoint.reset(n_worlds)
+            endpoint.rate_weight = rate_weight
 
     def speak(
         self,
@@ -143,29 +174,47 @@ class Desk:
         alive: NDArray[np.bool_],
         allowance_bits: int | None,
     ) -> Sent:
-        """Observations [W, n, O] to paid frames."""
-        spoken = self._team.speak(observation, elapsed)
-        return self._endpoint.send(round_number, spoken.vectors, spoken.silent, alive, allowance_bits, spoken.harm)
+        """Observations [W, n, O] to paid frames: the first round of a step."""
+        self._nth = 0
+        return self._send(round_number, self._team.speak(observation, elapsed), alive, allowance_bits)
+
+    def reply(
+        self, round_number: int, frames: dict[int, bytes], alive: NDArray[np.bool_], allowance_bits: int | None
+    ) -> Replied:
+        """Frames of a round to those of the next, which has this number, and receipts."""
+        endpoint = self._endpoints[self._nth]
+        received = endpoint.receive(round_number - 1, frames, alive)
+        spoken = self._team.reply(received.inbox, endpoint.delivered())
+        self._nth += 1
+        return Replied(self._send(round_number, spoken, alive, allowance_bits), received.heard)
+
+    def _send(self, round_number: int, spoken: Spoken, alive: NDArray[np.bool_], allowance_bits: int | None) -> Sent:
+        endpoint = self._endpoints[self._nth]
+        return endpoint.send(round_number, spoken.vectors, spoken.silent, alive, allowance_bits, spoken.harm)
 
     def act(
         self, round_number: int, frames: dict[int, bytes], alive: NDArray[np.bool_], uniform: NDArray[np.float32]
     ) -> Acted:
-        """Frames to actions [W, n], drawn with uniform numbers [W, n], and receipts."""
-        received = self._endpoint.receive(round_number, frames, alive)
+        """Frames of the last round to actions [W, n], drawn with uniform numbers [W, n], and receipts."""
+        received = self._endpoints[-1].receive(round_number, frames, alive)
         return Acted(self._team.act(received.inbox, uniform), received.heard)
 
     def record(self) -> None:
         """Keep a record of all messages from now on."""
-        self._endpoint.recorded = []
+        for endpoint in self._endpoints:
+            endpoint.recorded = []
 
-    def recorded(self) -> tuple[Codes, Codes]:
-        """Contexts [n, P + 1] and codes [n, P] of all messages since `record`."""
-        rows = self._endpoint.recorded or []
-        n_positions = self._endpoint.codec.n_positions
-        rows = [(fresh_context(0, n_positions), np.zeros((0, n_positions), np.int64)), *rows]
-        contexts, codes = zip(*rows, strict=True)
-        return np.concatenate(contexts), np.concatenate(codes)
+    def recorded(self) -> list[tuple[Codes, Codes]]:
+        """Contexts [n, P + 1] and codes [n, P] of all messages since `record`, for each round of a step."""
+        return [_columns(endpoint) for endpoint in self._endpoints]
 
     def usage(self) -> NDArray[np.int64]:
-        """How often each code was sent since the desk was furnished, [P, K]."""
-        return self._endpoint.usage
+        """How often each code of the last round was sent since the desk was furnished, [P, K]."""
+        return self._endpoints[-1].usage
+
+
+def _columns(endpoint: Endpoint) -> tuple[Codes, Codes]:
+    n_positions = endpoint.codec.n_positions
+    rows = [(fresh_context(0, n_positions), np.zeros((0, n_positions), np.int64)), *(endpoint.recorded or [])]
+    contexts, codes = zip(*rows, strict=True)
+    return np.concatenate(contexts), np.concatenate(codes)

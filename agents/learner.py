@@ -2,22 +2,24 @@
 
 Agents on different hosts learn together like a relay team: the sender runs its leg (`forward_messages`), the receiver
 runs from there to the loss and hands back how each message should have been (`backward_actions`), the sender finishes its
-gradient (`backward_messages`), and the gradients of all hosts are summed and applied everywhere alike (`apply`). So every
-host holds the same parameters, no host sees another's messages but as messages, and one host with all agents is the
-ordinary joint update. Centralised training: the critic, and only it, sees all observations.
+gradient (`backward_messages`), and the gradients of all hosts are summed and applied everywhere alike (`apply`). Where a
+step has several rounds of messages, there are legs between (`forward_replies`, `backward_replies`). So every host holds
+the same parameters, no host sees another's messages but as messages, and one host with all agents is the ordinary joint
+update. Centralised training: the critic, and only it, sees all observations.
 
 Shapes: M samples of a minibatch, n agents of this host, N agents in all, D message width, P positions.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from commlib.agents.policy import Policy, PolicySpec
+from commlib.agents.policy import Policy, PolicySpec, may_speak
 from commlib.codec import Codec
 from commlib.errors import AgentError
 from commlib.gate import Gate
@@ -74,8 +76,8 @@ class Samples(NamedTuple):
         observation: [L, n, O] of this host's agents; state: [L, N, O] of all (critic only).
         elapsed: share of the episode that is over, [L].
         action, log_prob, advantage, target: [L, n]; active: bool [L, n].
-        context: what listeners of this host's agents have, [L, n, P + 1].
-        noise: drawn by the driver, [L, n, D], or dice for gates, [L, n, 1]; None where there is none.
+        context: what listeners of this host's agents have, [L, n, P + 1], in each round of a step.
+        noise: drawn by the driver, [L, n, D], or dice for gates, [L, n, 1], in each round; empty where there is none.
         talk: who talked, 0/1 [L, n].
     """
 
@@ -87,9 +89,34 @@ class Samples(NamedTuple):
     advantage: Tensor
     target: Tensor
     active: Tensor
-    context: Tensor
-    noise: Tensor | None
+    context: tuple[Tensor, ...]
+    noise: tuple[Tensor, ...]
     talk: Tensor
+
+
+class _Messages(NamedTuple):
+    """Vectors as listeners get them [M, n, D], codes [M, n, P], bits [M, n], talk in 0/1 [M, n], auxiliary losses."""
+
+    z: Tensor
+    codes: Tensor
+    bits: Tensor
+    talk: Tensor
+    losses: dict[str, Tensor]
+
+
+class _Leg(NamedTuple):
+    """What a sender's leg of a round leaves to be finished: what was sent, and its own costs."""
+
+    sent: Tensor
+    rate: Tensor
+    commitment: Tensor
+    gate: Tensor
+
+    def finish(self, gradient: Tensor) -> None:
+        """Run the gradient of what was sent, and of the leg's own costs, back."""
+        extra = self.rate + self.commitment + self.gate
+        roots = [(self.sent, gradient)] + ([(extra, torch.ones(()))] if extra.requires_grad else [])
+        torch.autograd.backward([r for r, _ in roots], [g for _, g in roots])
 
 
 class Gradients(NamedTuple):
@@ -133,15 +160,19 @@ class Learner:
         self,
         spec: PolicySpec,
         agents: list[int],
-        codec: Codec,
+        codecs: Sequence[Codec],
         topology: FixedTopology | CommFormerTopology | PrunedTopology,
         seed: int,
     ) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # the same weights on every host
             self.policy = Policy(spec)
-        self.agents, self.codec, self.topology = agents, codec, topology
-        self._frozen = codec.freeze()
+        self.agents, self.topology = agents, topology
+        self.codecs = nn.ModuleList(cast("Sequence[nn.Module]", codecs))
+        """One for each round of a step."""
+        self._frozen = [codec.freeze() for codec in codecs]
+        self.meant = torch.zeros(0)
+        """What agents last wanted to say, [B, n, D], before any codec or gate."""
         self._weights, self._edges = _Flat(self.policy), _Flat(topology)
         self._everyone = full(spec.n_agents).sample(torch.Generator())
 
@@ -153,14 +184,21 @@ class Learner:
 
         `noise` is what the driver drew: normal [B, n, D] for continuous messages, uniform [B, n, 1] for gates.
         """
-        self._inputs = self.policy.inputs(observation, self.agents, elapsed)
+        self._inputs, self._heard = self.policy.inputs(observation, self.agents, elapsed), []
         z, codes, bits, talk, _ = self._messages(phase, self._inputs, context, noise)
+        return Said(z, codes, bits, talk)
+
+    @torch.no_grad()
+    def reply(self, phase: Phase, z_all: Tensor, context: Tensor, noise: Tensor | None) -> Said:
+        """Messages of the next round, after hearing z_all [B, N, D]; otherwise as `say`."""
+        self._heard.append(z_all)
+        z, codes, bits, talk, _ = self._replies(phase, self._inputs, self.adjacency(phase), context, noise)
         return Said(z, codes, bits, talk)
 
     @torch.no_grad()
     def choose(self, phase: Phase, z_all: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """Actions [B, n] drawn with uniform numbers [B, n], and their log-probabilities, after hearing z_all [B, N, D]."""
-        log_p = self._log_probs(phase, self._inputs, z_all, self.adjacency(phase))
+        log_p = self._log_probs(phase, self._inputs, [*self._heard, z_all], self.adjacency(phase))
         action = (log_p.exp().cumsum(-1) < uniform[..., None]).sum(-1)
         last = torch.tensor([self.policy.spec.action_counts[a] - 1 for a in self.agents])
         action = torch.minimum(action, last)
@@ -172,20 +210,22 @@ class Learner:
         return self.policy.value(state, elapsed)
 
     @torch.no_grad()
-    def influence(self, phase: Phase, observation: Tensor, elapsed: Tensor, z_all: Tensor, active: Tensor) -> Tensor:
+    def influence(
+        self, phase: Phase, observation: Tensor, elapsed: Tensor, heard: Sequence[Tensor], active: Tensor
+    ) -> Tensor:
         """How far this host's agents' actions move when a sender falls silent, in nats, [n, N]; 0 on closed edges.
 
         KL(p(action | all heard) || p(action | all but one)), the mean over samples in which the listener is active, from
-        observations [L, n, O], messages [L, N, D] (Ding et al. 2020, arXiv:2006.06455, eq. 2).
+        observations [L, n, O], messages [L, N, D] of each round (Ding et al. 2020, arXiv:2006.06455, eq. 2).
         """
         inputs, adjacency_SR = self.policy.inputs(observation, self.agents, elapsed), self.adjacency(phase)
-        with_all = self._log_probs(phase, inputs, z_all, adjacency_SR)
+        with_all = self._log_probs(phase, inputs, heard, adjacency_SR)
         weight = active.float() / active.float().sum(0).clamp_min(1)
         moved = torch.zeros(len(self.agents), len(adjacency_SR))
         for sender in adjacency_SR.any(1).nonzero()[:, 0].tolist():
             without_SR = adjacency_SR.clone()
             without_SR[sender] = 0
-            log_p = self._log_probs(phase, inputs, z_all, without_SR)
+            log_p = self._log_probs(phase, inputs, heard, without_SR)
             kl = (with_all.exp() * (with_all.clamp_min(-30) - log_p.clamp_min(-30))).sum(-1)
             moved[:, sender] = (kl * weight).sum(0)
         return moved * adjacency_SR.T[self.agents]
@@ -217,19 +257,35 @@ class Learner:
         self._edges.gradient.zero_()
         s = self._samples
         self._index, self._inputs = index, self._all_inputs[index]
-        noise = None if s.noise is None else s.noise[index]
+        self._heard, self._legs = [], []
         talk = s.talk[index] if self.policy.spec.gate == "sampled" else None
-        z, _, bits, _, losses = self._messages(phase, self._inputs, s.context[index], noise, talk)
-        weight = torch.full_like(bits, 1.0 / (len(index) * self.policy.spec.n_agents))
-        self._rate = phase.objective.rate(bits, weight)
+        said = self._messages(phase, self._inputs, s.context[0][index], self._noise(0), talk)
+        return self._sent(phase, said, talk)
+
+    def forward_replies(self, phase: Phase, z_all: Tensor, graph_seed: int | None) -> Tensor:
+        """The sender's leg of the next round, after hearing z_all [M, N, D]; see `backward_actions`."""
+        self._heard.append(z_all.clone().requires_grad_())
+        nth = len(self._heard)
+        context = self._samples.context[nth][self._index]
+        adjacency = self._graph(phase, graph_seed)
+        return self._sent(phase, self._replies(phase, self._inputs, adjacency, context, self._noise(nth)), None)
+
+    def _noise(self, nth: int) -> Tensor | None:
+        noise = self._samples.noise
+        return noise[nth][self._index] if noise else None
+
+    def _sent(self, phase: Phase, said: _Messages, talk: Tensor | None) -> Tensor:
+        """Keep what is left to be done of this leg; the messages without their graph."""
+        s, index, none = self._samples, self._index, torch.zeros(())
+        weight = torch.full_like(said.bits, 1.0 / (len(index) * self.policy.spec.n_agents))
         share = len(self.agents) / self.policy.spec.n_agents
-        self._commitment = share * sum(losses.values(), torch.zeros(()))
-        self._gate = torch.zeros(())
+        gate = none
         if talk is not None and phase.use_gate:
             log_ratio = self._talk_log_probs(self._inputs, talk) - self._talk_log_prob[index]
-            self._gate = phase.objective.policy(log_ratio, s.advantage[index], s.active[index].float() * weight)
-        self._sent = z
-        return z.detach()
+            gate = phase.objective.policy(log_ratio, s.advantage[index], s.active[index].float() * weight)
+        rate, commitment = phase.objective.rate(said.bits, weight), share * sum(said.losses.values(), none)
+        self._legs.append(_Leg(said.z, rate, commitment, gate))
+        return said.z.detach()
 
     def backward_actions(self, phase: Phase, z_all: Tensor, graph_seed: int | None) -> tuple[Tensor, LossTerms]:
         """The receiver's leg: from all messages [M, N, D] to the loss, and its gradient for each message.
@@ -240,9 +296,8 @@ class Learner:
             graph_seed: draw a learned graph with this seed; None for the graph in use.
         """
         s, index, objective = self._samples, self._index, phase.objective
-        z_all = z_all.clone().requires_grad_()
-        adjacency = self.adjacency(phase) if graph_seed is None else self._drawn(phase, graph_seed)
-        log_p = self._log_probs(phase, self._inputs, z_all, adjacency)
+        self._heard.append(z_all.clone().requires_grad_())
+        log_p = self._log_probs(phase, self._inputs, self._heard, self._graph(phase, graph_seed))
         log_ratio = log_p.gather(-1, s.action[index][..., None])[..., 0] - s.log_prob[index]
         active = s.active[index].float()
         even = 1.0 / (len(index) * self.policy.spec.n_agents)
@@ -252,21 +307,31 @@ class Learner:
             policy=objective.policy(log_ratio, s.advantage[index], active * even),
             value=objective.value(predicted, s.target[index], torch.full_like(active, even)),
             entropy=-phase.entropy_weight * (entropy * active * even).sum(),
-            commitment=self._commitment,
-            rate=self._rate,
-            gate=self._gate,
+            commitment=sum((leg.commitment for leg in self._legs), torch.zeros(())),
+            rate=sum((leg.rate for leg in self._legs), torch.zeros(())),
+            gate=sum((leg.gate for leg in self._legs), torch.zeros(())),
         )
         torch.autograd.backward(terms.policy + terms.value + terms.entropy)
         if not torch.isfinite(terms.total):
             raise AgentError("the loss is not finite; lower the learning rate or check the world's rewards")
-        gradient = z_all.grad if z_all.grad is not None else torch.zeros_like(z_all)
-        return gradient, LossTerms(*(term.detach() for term in terms))
+        return self._wanted(), LossTerms(*(term.detach() for term in terms))
+
+    def _wanted(self) -> Tensor:
+        """The gradient of the messages heard in the last round that is still to be finished."""
+        heard = self._heard.pop()
+        return heard.grad if heard.grad is not None else torch.zeros_like(heard)
+
+    def backward_replies(self, gradient: Tensor) -> Tensor:
+        """Finish the sender's leg of the last round with the gradient of its messages [M, n, D].
+
+        The answer is the gradient of the messages heard in the round before, [M, N, D].
+        """
+        self._legs.pop().finish(gradient)
+        return self._wanted()
 
     def backward_messages(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """Finish the sender's leg with the gradient of its messages [M, n, D]; this host's share of both gradients."""
-        extra = self._rate + self._commitment + self._gate
-        roots = [(self._sent, gradient)] + ([(extra, torch.ones(()))] if extra.requires_grad else [])
-        torch.autograd.backward([r for r, _ in roots], [g for _, g in roots])
+        """Finish the sender's first leg with the gradient of its messages [M, n, D]; this host's share of both gradients."""
+        self._legs.pop().finish(gradient)
         return self._weights.gradient, self._edges.gradient
 
     def apply(self, phase: Phase, gradients: Gradients) -> None:
@@ -285,7 +350,7 @@ class Learner:
         flat = {"weights": self._weights, "edges": self._edges}
         tensors = {f"{n}.{k}": getattr(f, k).clone() for n, f in flat.items() for k in ("vector", "mean", "square")}
         counts = {f"{name}.n_updates": torch.tensor(f.n_updates) for name, f in flat.items()}
-        modules = {"codec": self.codec.state_dict(), "graph": dict(self.topology.named_buffers())}
+        modules = {"codec": self.codecs.state_dict(), "graph": dict(self.topology.named_buffers())}
         return tensors | counts | {f"{name}.{k}": v.clone() for name, m in modules.items() for k, v in m.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -296,17 +361,17 @@ class Learner:
             flat.n_updates = int(state[f"{name}.n_updates"])
         for name, buffer in self.topology.named_buffers():
             buffer.copy_(state[f"graph.{name}"])
-        self.load_codec({k.removeprefix("codec."): v for k, v in state.items() if k.startswith("codec.")})
+        self.load_codecs({k.removeprefix("codec."): v for k, v in state.items() if k.startswith("codec.")})
 
-    def load_codec(self, state: dict[str, Tensor]) -> None:
-        """Take over a codec that was fitted elsewhere."""
-        self.codec.load_state_dict(state)
-        self._frozen = self.codec.freeze()
+    def load_codecs(self, state: dict[str, Tensor]) -> None:
+        """Take over codecs that were fitted elsewhere."""
+        self.codecs.load_state_dict(state)
+        self._frozen = [cast("Codec", codec).freeze() for codec in self.codecs]
 
     def deployed(self) -> tuple[dict[str, Tensor], dict[str, Tensor], tuple[Edge, ...]]:
-        """What a deployed team needs: the policy's tensors, the codec's, and the edges in use."""
+        """What a deployed team needs: the policy's tensors, the codecs', and the edges in use."""
         policy = {k: v.clone() for k, v in self.policy.state_dict().items()}
-        return policy, {k: v.clone() for k, v in self.codec.state_dict().items()}, self.topology.edges()
+        return policy, {k: v.clone() for k, v in self.codecs.state_dict().items()}, self.topology.edges()
 
     def open_edges(self, phase: Phase) -> tuple[Edge, ...]:
         """The graph that rollouts of this phase use."""
@@ -320,7 +385,10 @@ class Learner:
             return self._everyone
         return self.topology.sample(torch.Generator(), temperature=0.0).detach()
 
-    def _drawn(self, phase: Phase, seed: int) -> Tensor:
+    def _graph(self, phase: Phase, seed: int | None) -> Tensor:
+        """The graph in use, or one that is drawn with a seed, with a gradient for each edge."""
+        if seed is None:
+            return self.adjacency(phase)
         drawn = self.topology.sample(torch.Generator().manual_seed(seed))
         if phase.all_edges:  # every edge open, yet each with the gradient that a drawn one would get
             return self._everyone + drawn - drawn.detach()
@@ -334,38 +402,57 @@ class Learner:
 
     def _messages(
         self, phase: Phase, inputs: Tensor, context: Tensor, noise: Tensor | None, talked: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        """Vectors as listeners get them [M, n, D], codes [M, n, P], bits [M, n], talk in 0/1 [M, n], auxiliary losses.
-
-        `talked` is what a gate that draws has drawn; without it, it draws by the dice in `noise`.
-        """
+    ) -> _Messages:
+        """What is said first. `talked` is what a gate that draws has drawn; without it, it draws by the dice in `noise`."""
         x, logit = self.policy.speak(inputs)
-        raw, talk = x, torch.ones(x.shape[:2])
+        talk = None
+        if logit is not None and phase.use_gate:
+            talk = self._talk(logit, None if noise is None else noise[..., 0], talked)
+        return self._coded(phase, 0, x, context, noise, talk)
+
+    def _replies(
+        self, phase: Phase, inputs: Tensor, adjacency_SR: Tensor, context: Tensor, noise: Tensor | None
+    ) -> _Messages:
+        """What is said next, after all that was heard in this step."""
+        spec, talk = self.policy.spec, None
+        is_open, heard = adjacency_SR.T[self.agents], [self._for_each(z_all) for z_all in self._heard]
+        if spec.signal != "none":
+            talk = may_speak(spec.signal, self._heard[0][..., 0], adjacency_SR, spec.n_speakers)[:, self.agents]
+        x = self.policy.reply(inputs, heard, is_open)
+        return self._coded(phase, len(heard), x, context, noise, talk)
+
+    def _coded(
+        self, phase: Phase, nth: int, x: Tensor, context: Tensor, noise: Tensor | None, talk: Tensor | None
+    ) -> _Messages:
+        """Messages [M, n, D] of the nth round of a step as listeners get them, of those who talk: 0/1 [M, n]."""
+        raw, frozen = x.detach(), self._frozen[nth]
+        self.meant = raw
         losses: dict[str, Tensor] = {}
         codes, bits = context[..., :-1], torch.zeros(x.shape[:2])
         if phase.use_codec:
-            flat = self.codec(x.reshape(-1, x.shape[-1]), context.reshape(-1, context.shape[-1]))
+            flat = self.codecs[nth](x.reshape(-1, x.shape[-1]), context.reshape(-1, context.shape[-1]))
             x, codes, bits = flat.z.view_as(x), flat.codes.view_as(codes), flat.rate_bits.view(x.shape[:2])
             losses = flat.losses
         elif noise is not None:
             x = x + phase.noise * noise
-        has_rule, has_logit = phase.use_codec and phase.gate.rule != "none", logit is not None and phase.use_gate
-        if not (has_rule or has_logit):
-            return x, codes, bits, talk, losses
+        has_rule = phase.use_codec and phase.gate.rule != "none"
+        if talk is None and not has_rule:
+            return _Messages(x, codes, bits, torch.ones(x.shape[:2]), losses)
+        talk = torch.ones(x.shape[:2]) if talk is None else talk
+        if not phase.use_codec:  # continuous messages have no past: who is silent is not heard
+            return _Messages(talk[..., None] * x, codes, bits, talk, losses)
         past = context.reshape(-1, context.shape[-1]).numpy()  # silence is the expected code, here as on the wire
-        expected = self._frozen.expected(past)
-        unsaid = torch.from_numpy(self._frozen.embed(expected, past)).view_as(x)
-        dice = None if noise is None else noise[..., 0]
-        if logit is not None and phase.use_gate:
-            talk = self._talk(logit, dice, talked)
+        expected = frozen.expected(past)
+        unsaid = torch.from_numpy(frozen.embed(expected, past)).view_as(x)
         if has_rule:
-            talk = talk * (~phase.gate.is_shut(raw.detach(), unsaid, dice)).float()
+            dice = None if noise is None else noise[..., 0]
+            talk = talk * (~phase.gate.is_shut(raw, unsaid, dice)).float()
         x = talk[..., None] * x + (1 - talk[..., None]) * unsaid
         codes = torch.where((talk > 0.5)[..., None], codes, torch.from_numpy(expected).view_as(codes))
         unsaid_bits = torch.zeros_like(bits)
-        if self._frozen.silence_is_coded:
-            unsaid_bits = torch.from_numpy(self._frozen.estimate_bits(expected, past)).view_as(bits).float()
-        return x, codes, unsaid_bits + talk * (bits - unsaid_bits), talk, losses
+        if frozen.silence_is_coded:
+            unsaid_bits = torch.from_numpy(frozen.estimate_bits(expected, past)).view_as(bits).float()
+        return _Messages(x, codes, unsaid_bits + talk * (bits - unsaid_bits), talk, losses)
 
     def _talk(self, logit: Tensor, dice: Tensor | None, talked: Tensor | None) -> Tensor:
         """Who talks, exactly 0 or 1 [M, n] as in use: drawn, or by the threshold with a straight-through gradient."""
@@ -378,10 +465,13 @@ class Learner:
             raise AgentError("a gate that draws needs dice; this phase throws none")
         return (dice >= (-logit).sigmoid()).float()
 
-    def _log_probs(self, phase: Phase, inputs: Tensor, z_all: Tensor, adjacency_SR: Tensor) -> Tensor:
-        """Log-probabilities [M, n, A] of the actions after hearing z_all [M, N, D] over the open edges."""
-        is_open = adjacency_SR.T[self.agents]
-        messages = z_all[:, None].expand(-1, len(self.agents), -1, -1)
+    def _for_each(self, z_all: Tensor) -> Tensor:
+        """Messages [M, N, D] laid before each agent of this host, [M, n, N, D]."""
+        return z_all[:, None].expand(-1, len(self.agents), -1, -1)
+
+    def _log_probs(self, phase: Phase, inputs: Tensor, heard: Sequence[Tensor], adjacency_SR: Tensor) -> Tensor:
+        """Log-probabilities [M, n, A] of the actions after hearing [M, N, D] in each round over the open edges."""
+        is_open, messages = adjacency_SR.T[self.agents], [self._for_each(z_all) for z_all in heard]
         log_p = self.policy.act(inputs, messages, self.agents, is_open).log_softmax(-1)
         if phase.floor > 0:
             allowed = (~self.policy.forbidden[self.agents]).float()

@@ -1,9 +1,11 @@
 """Playing for real: episodes in which every message is leased, framed, carried, receipted and booked.
 
 The driver is the postmaster: it steps the world, hands each host its observations and a lease, carries the frames to the
-hosts that may hear them, throws the dice, and writes the books. It opens no letter. One round is two calls per host:
+hosts that may hear them, throws the dice, and writes the books. It opens no letter. A step is two calls per host:
 
     observations, lease --> [desk.speak] --> frames --settle--> carry --> [desk.act] --> actions, receipts --> world.step
+
+Where a step has several rounds, `desk.reply` comes between: frames in, and paid frames of the next round out.
 
 Shapes: W worlds side by side, N agents, n agents of a host.
 """
@@ -72,9 +74,16 @@ class Books:
     left_bits: int = 0
 
 
-class Round(NamedTuple):
-    """One round as a watcher sees it: its number, step of the episode, live worlds [W], who can still act [W, N],
-    observations [W, N, O] and dealt uniform numbers [W, N], frames by trunk, actions [W, N], bills.
+class Carried(NamedTuple):
+    """One round that is over: what each host sent, and the frames by trunk."""
+
+    sent: list[Sent]
+    frames: dict[int, bytes]
+
+
+class Step(NamedTuple):
+    """One step as a watcher sees it: the number of its first round, step of the episode, live worlds [W], who can still
+    act [W, N], observations [W, N, O] and dealt uniform numbers [W, N], what was carried in each round, actions [W, N].
     """
 
     number: int
@@ -83,13 +92,12 @@ class Round(NamedTuple):
     active: NDArray[np.bool_]
     observation: NDArray[np.float32]
     uniform: NDArray[np.float32]
-    frames: dict[int, bytes]
+    rounds: list[Carried]
     action: NDArray[np.int64]
-    sent: list[Sent]
 
 
-Watcher = Callable[[Round], None]
-"""Sees every round of a play; `commlib.experiments.verify` compares two plays with it."""
+Watcher = Callable[[Step], None]
+"""Sees every step of a play; `commlib.experiments.verify` compares two plays with it."""
 
 
 def play(
@@ -101,16 +109,19 @@ def play(
     n_worlds: int,
     rate_weight: float,
     generator: torch.Generator,
+    n_rounds: int = 1,
     watcher: Watcher | None = None,
 ) -> Tally:
     """Play one batch of `n_worlds` episodes over the hosts of a runtime whose desks are furnished.
+
+    A step has `n_rounds` rounds of messages, each with a number of its own.
 
     The budget is shared by all agents; with W worlds side by side a "per step" or "per episode" budget is W times one
     world's, pooled. Hosts share a round's allowance equally.
     """
     n_hosts = runtime.n_hosts
     runtime.each("desk.reset", [(n_worlds, rate_weight)] * n_hosts)
-    post = PostOffice(runtime, plan, books)
+    post = PostOffice(runtime, plan, books, n_rounds)
     tally = Tally()
     dice = torch.Generator().manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
     total, length = np.zeros(n_worlds), np.zeros(n_worlds, np.int64)
@@ -120,67 +131,86 @@ def play(
         alive = (~step.done).numpy()
         if not alive.any():
             break
-        number = books.first_round + t
+        number = books.first_round + t * n_rounds
         observation, active = step.observation.numpy(), step.active.numpy()
         uniform = torch.rand(n_worlds, len(plan.host_of), generator=dice).numpy()
-        sent, frames, action = post.round(number, observation, t / world.spec.n_steps, alive, uniform)
+        rounds, action = post.step(number, observation, t / world.spec.n_steps, alive, uniform)
         step = world.step(torch.from_numpy(action))
         total += step.reward.mean(1).numpy() * alive
         length += alive
-        _add_up(tally, sent, n_slots=int(alive.sum()) * len(plan.host_of))
+        tally.n_slots += int(alive.sum()) * len(plan.host_of)
+        for carried in rounds:
+            _add_up(tally, carried.sent)
         if watcher is not None:
-            watcher(Round(number, t, alive, active, observation, uniform, frames, action, sent))
+            watcher(Step(number, t, alive, active, observation, uniform, rounds, action))
     tally.left_bits = post.purse.close()
     tally.success = world.success().float().tolist()
     tally.returns, tally.lengths = total.tolist(), length.tolist()
     return tally
 
 
-class Carried(NamedTuple):
-    """A round that is over: what each host sent, the frames by trunk, and what the agents did, [W, N]."""
-
-    sent: list[Sent]
-    frames: dict[int, bytes]
-    action: NDArray[np.int64]
-
-
 class PostOffice:
     """Rounds between the desks of a runtime: every bit is leased, weighed, settled, carried and receipted here."""
 
-    def __init__(self, runtime: Runtime, plan: Plan, books: Books) -> None:
-        self._runtime, self._plan = runtime, plan
+    def __init__(self, runtime: Runtime, plan: Plan, books: Books, n_rounds: int = 1) -> None:
+        self._runtime, self._plan, self._n_rounds = runtime, plan, n_rounds
         self._blocks = [plan.agents_of(host) for host in range(runtime.n_hosts)]
-        self.purse = Purse(books, plan, runtime.n_hosts)
+        self.purse = Purse(books, plan, runtime.n_hosts, n_rounds)
 
-    def round(
+    def step(
         self,
         number: int,
         observation: NDArray[np.float32],
         elapsed: float,
         alive: NDArray[np.bool_],
         uniform: NDArray[np.float32],
-    ) -> Carried:
-        """One round: observations [W, N, O] and uniform numbers [W, N] in, frames and actions out."""
+    ) -> tuple[list[Carried], NDArray[np.int64]]:
+        """One step: observations [W, N, O] and uniform numbers [W, N] in, what was carried and actions [W, N] out.
+
+        `number` is that of its first round.
+        """
+        allowances = self.purse.lease(number, int(alive.sum()))
         sent: list[Sent] = self._runtime.each(
             "desk.speak",
             [
                 (number, observation[:, block], elapsed, alive, allowance)
-                for block, allowance in zip(self._blocks, self.purse.lease(number, int(alive.sum())), strict=True)
+                for block, allowance in zip(self._blocks, allowances, strict=True)
             ],
         )
+        carried = [self._carried(number, sent)]
+        for later in range(number + 1, number + self._n_rounds):
+            allowances = self.purse.lease(later, int(alive.sum()))
+            replied = self._runtime.each(
+                "desk.reply",
+                [
+                    (later, bag, alive, allowance)
+                    for bag, allowance in zip(self._bags(carried[-1].frames), allowances, strict=True)
+                ],
+            )
+            self.purse.book_receipts(later - 1, [r.heard for r in replied])
+            carried.append(self._carried(later, [r.sent for r in replied]))
+        last = number + self._n_rounds - 1
+        bags = self._bags(carried[-1].frames)
+        acted = self._runtime.each(
+            "desk.act",
+            [(last, bag, alive, uniform[:, block]) for bag, block in zip(bags, self._blocks, strict=True)],
+        )
+        self.purse.book_receipts(last, [a.heard for a in acted])
+        return carried, np.concatenate([a.action for a in acted], 1)
+
+    def _carried(self, number: int, sent: list[Sent]) -> Carried:
+        """Pay for what hosts hand over."""
         check_bills(self._plan, sent)
         self.purse.settle(number, sent)
-        frames = {index: data for s in sent for index, data in s.frames.items()}
+        return Carried(sent, {index: data for s in sent for index, data in s.frames.items()})
+
+    def _bags(self, frames: dict[int, bytes]) -> list[dict[int, bytes]]:
+        """The frames that each host may hear."""
         bags: list[dict[int, bytes]] = [{} for _ in self._blocks]
         for index, data in frames.items():
             for host in self._plan.trunks[index].targets:
                 bags[host][index] = data
-        acted = self._runtime.each(
-            "desk.act",
-            [(number, bag, alive, uniform[:, block]) for bag, block in zip(bags, self._blocks, strict=True)],
-        )
-        self.purse.book_receipts(number, [a.heard for a in acted])
-        return Carried(sent, frames, np.concatenate([a.action for a in acted], 1))
+        return bags
 
 
 def check_bills(plan: Plan, sent: list[Sent]) -> None:
@@ -203,8 +233,7 @@ def check_bills(plan: Plan, sent: list[Sent]) -> None:
             )
 
 
-def _add_up(tally: Tally, sent: list[Sent], *, n_slots: int) -> None:
-    tally.n_slots += n_slots
+def _add_up(tally: Tally, sent: list[Sent]) -> None:
     tally.n_rounds += 1
     for s in sent:
         tally.estimate_bits += s.estimate_bits
@@ -217,10 +246,13 @@ def _add_up(tally: Tally, sent: list[Sent], *, n_slots: int) -> None:
 
 
 class Purse:
-    """A play's dealings with the ledger, round by round; the shares of a frame's bill are worked out here."""
+    """A play's dealings with the ledger, round by round; the shares of a frame's bill are worked out here.
 
-    def __init__(self, books: Books, plan: Plan, n_hosts: int) -> None:
-        self.ledger, self.budget, self.n_hosts = books.ledger, books.budget, n_hosts
+    What a budget allows per step is granted for its first round, and what its last leaves expires.
+    """
+
+    def __init__(self, books: Books, plan: Plan, n_hosts: int, n_rounds: int = 1) -> None:
+        self.ledger, self.budget, self.n_hosts, self._n_rounds = books.ledger, books.budget, n_hosts, n_rounds
         self._routes = [trunk.routes for trunk in plan.trunks]
         self._edges = [
             {
@@ -245,7 +277,7 @@ class Purse:
         if self.budget.bits is None:
             return [None] * self.n_hosts
         with self.ledger.round():
-            if self.budget.per == "step":
+            if self.budget.per == "step" and self._nth(number) == 0:
                 self._left = self.budget.allowance(n_alive)
                 self.ledger.grant(self._left, ALLOWANCE_STEP * number)
             share = self._left // self.n_hosts
@@ -264,8 +296,13 @@ class Purse:
             n_dropped = sum(s.n_dropped for s in sent)
             if n_dropped:
                 self.ledger.note_dropped(n_dropped, sum(s.dropped_bits for s in sent), number)
-            if self.budget.per == "step" and self.budget.bits is not None:
+            is_last = self._nth(number) == self._n_rounds - 1
+            if self.budget.per == "step" and self.budget.bits is not None and is_last:
                 self.ledger.withdraw(self._left, ALLOWANCE_STEP * number + 1)
+
+    def _nth(self, number: int) -> int:
+        """Which round of its step it is."""
+        return (number - self._first) % self._n_rounds
 
     def _entries(self, lease: Lease, number: int, bill: Bill) -> Iterator[Entry]:
         """A debit for each route of a frame."""

@@ -4,6 +4,9 @@ One brain in many bodies: the parameters are shared, the agent's own id is part 
 two calls, because between them the messages travel. The critic sees the whole state and is used in training alone (MAPPO:
 Yu et al. 2022, arXiv:2103.01955).
 
+A step may have several rounds of messages: what is said in a later round depends on what was heard in the ones before
+(`reply`). Or a round of signals comes first, one number of each agent, and decides who speaks after it (`SIGNALS`).
+
 How an agent listens (`AGGREGATIONS`): a slot for each sender; the mean of all it hears (CommNet: Sukhbaatar et al. 2016,
 arXiv:1605.07736, eq. 2); attention over messages with their senders' ids; or attention in which the message itself
 brings its signature (TarMAC: Das et al. 2019, arXiv:1810.11187, sec. 4). The mean and signatures treat all senders
@@ -13,7 +16,9 @@ Shapes: B samples, n agents of this call, N agents in all, O observation width, 
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,14 +40,20 @@ class PolicySpec:
     gate: str = "none"
     aggregation: str = "slots"
     has_router: bool = False
+    n_rounds: int = 1
+    signal: str = "none"
+    n_speakers: int = 0
 
     @classmethod
-    def of(
-        cls, world: WorldSpec, message_width: int, hidden: int, *, gate: str = "none", aggregation: str = "slots"
-    ) -> "PolicySpec":
-        """The specification for a world."""
+    def of(cls, world: WorldSpec, message_width: int, hidden: int, **chosen: Any) -> "PolicySpec":  # noqa: ANN401
+        """The specification for a world; `chosen` are any of the fields with a default."""
         n, counts = world.n_agents, world.action_counts
-        return cls(n, world.observation_width, counts, message_width, hidden, gate, aggregation)
+        return cls(n, world.observation_width, counts, message_width, hidden, **chosen)
+
+    @property
+    def message_widths(self) -> tuple[int, ...]:
+        """Floats per message in each round of a step."""
+        return (self.message_width,) * self.n_rounds if self.signal == "none" else (1, self.message_width)
 
     @property
     def has_gate(self) -> bool:
@@ -53,6 +64,32 @@ class PolicySpec:
     def input_width(self) -> int:
         """Observation, one-hot agent id, share of the episode that is over."""
         return self.observation_width + self.n_agents + 1
+
+
+SIGNALS = ("none", "topk", "listen")
+"""What the signals of a first round decide: nothing, there are none; that the k largest speak (SchedNet: Kim et al. 2019,
+arXiv:1902.01554, sec. 3.2); or that those speak to whom somebody listens (the temporal gate of arXiv:2411.00382)."""
+SHARPNESS = 4.0
+"""Of the sigmoid whose gradient a signal gets."""
+
+
+def may_speak(rule: str, signals: Tensor, is_open_SR: Tensor, n_speakers: int) -> Tensor:
+    """Who speaks after a round of signals [.., N]: exactly 0 or 1, with the gradient of how close it was.
+
+    `is_open_SR` are the edges, 0/1 [N, N]. Of equal signals the one with the lower id comes first.
+    """
+    if rule == "topk":
+        ranked = torch.sort(signals.detach(), dim=-1, descending=True, stable=True)
+        hard = torch.zeros_like(signals).scatter(-1, ranked.indices[..., :n_speakers], 1.0)
+        if n_speakers >= signals.shape[-1]:
+            return hard
+        edge = ranked.indices[..., n_speakers - 1 : n_speakers + 1]  # the last one in and the first one out
+        soft = (SHARPNESS * (signals - signals.gather(-1, edge).mean(-1, keepdim=True))).sigmoid()
+    else:
+        hard = ((signals[..., None, :] > 0) * is_open_SR).amax(-1)
+        deaf = (-SHARPNESS * signals).sigmoid()[..., None, :].expand(*signals.shape, -1)
+        soft = 1 - torch.where(is_open_SR > 0, deaf, 1.0).prod(-1)
+    return hard + (soft - soft.detach())
 
 
 AGGREGATIONS = ("slots", "mean", "attention", "signature")
@@ -121,18 +158,24 @@ class Policy(nn.Module):
         super().__init__()
         self.spec = spec
         n, width, hidden = spec.n_agents, spec.message_width, spec.hidden
-        self.encoder = _mlp(spec.observation_width, hidden, width + spec.has_gate)
-        self.listener = Listener(spec)
-        heard = self.listener.width
+        first, *later = spec.message_widths
+        self.encoder = _mlp(spec.observation_width, hidden, first + spec.has_gate)
+        self.listeners = nn.ModuleList(Listener(spec) for _ in range(spec.n_rounds))
+        heard = sum(listener.width for listener in self.listeners)
         self.actor = _mlp(spec.input_width + heard, hidden, hidden, max(spec.action_counts), out_gain=0.01)
         self.critic = _mlp(n * spec.observation_width + 1, hidden, hidden, n)
         allowed = torch.arange(max(spec.action_counts)) < torch.tensor(spec.action_counts)[:, None]
         self.register_buffer("forbidden", ~allowed, persistent=False)
-        if spec.has_gate:
+        if spec.has_gate or spec.signal == "listen":
             bias = self.encoder[-1].bias
             assert isinstance(bias, Tensor)
             with torch.no_grad():
-                bias[-1] = 2.0  # talk at first: a gate that starts shut never learns to open
+                bias[-1] = 2.0 if spec.has_gate else 0.5  # open at first: a gate that starts shut never learns to open
+        known = [0] if later and spec.signal != "none" else list(itertools.accumulate(x.width for x in self.listeners))
+        self.repliers = nn.ModuleList(
+            _mlp(spec.observation_width + features, hidden, width)
+            for features, width in zip(known, later, strict=False)
+        )
         self.router = Router(n, spec.input_width + heard, width, hidden) if spec.has_router else None
 
     forbidden: Tensor
@@ -153,13 +196,32 @@ class Policy(nn.Module):
             return out.tanh(), None
         return out[..., :-1].tanh(), out[..., -1]
 
-    def act(self, inputs: Tensor, messages: Tensor, agents: list[int], is_open: Tensor) -> Tensor:
-        """Action logits [B, n, A] from inputs [B, n, I] and messages [B, n, N, D]; -inf where an agent lacks the action.
+    def reply(self, inputs: Tensor, heard: Sequence[Tensor], is_open: Tensor) -> Tensor:
+        """Message [B, n, D] of the next round in -1..1, after hearing those of the rounds before, [B, n, N, D] each.
 
-        `is_open`, 0/1 [n, N], is the graph: whom each of these agents hears. What comes over closed edges is not looked at.
+        What is said after a round of signals does not depend on them.
         """
-        logits: Tensor = self.actor(torch.cat([inputs, self.listener(inputs, messages, is_open)], -1))
+        known = [inputs[..., : self.spec.observation_width]]
+        if self.spec.signal == "none":
+            known.append(self._features(inputs, heard, is_open))
+        message: Tensor = self.repliers[len(heard) - 1](torch.cat(known, -1)).tanh()
+        return message
+
+    def act(self, inputs: Tensor, heard: Sequence[Tensor], agents: list[int], is_open: Tensor) -> Tensor:
+        """Action logits [B, n, A] from inputs [B, n, I] and messages; -inf where an agent lacks the action.
+
+        `heard` has the messages of each round of the step, [B, n, N, D]. `is_open`, 0/1 [n, N], is the graph: whom each
+        of these agents hears. What comes over closed edges is not looked at.
+        """
+        logits: Tensor = self.actor(torch.cat([inputs, self._features(inputs, heard, is_open)], -1))
         return logits.masked_fill(self.forbidden[agents], -torch.inf)
+
+    def _features(self, inputs: Tensor, heard: Sequence[Tensor], is_open: Tensor) -> Tensor:
+        """What is made of all that was heard, [B, n, F]; signals are not listened to."""
+        words = heard if self.spec.signal == "none" else heard[1:]
+        return torch.cat(
+            [listen(inputs, told, is_open) for listen, told in zip(self.listeners, words, strict=False)], -1
+        )
 
     def harm(
         self, inputs: Tensor, before: Tensor, is_open: Tensor, meant: Tensor, told: Tensor, receivers: Tensor
@@ -171,7 +233,7 @@ class Policy(nn.Module):
         """
         if self.router is None:
             raise AgentError("this network has no router; train it with `--router learned`")
-        heard = self.listener(inputs, before, is_open)
+        heard = self._features(inputs, [before], is_open)
         expected: Tensor = self.router(torch.cat([inputs, heard], -1), meant, told, receivers)
         return expected
 

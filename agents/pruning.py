@@ -50,7 +50,7 @@ def cut(team: Team, phase: Phase, rollout: Rollout, edges: tuple[Edge, ...]) -> 
             phase,
             team.split(rollout.observation[alive], 1),
             rollout.elapsed.expand(alive.shape)[alive],
-            rollout.z[alive],
+            [z[alive] for z in rollout.z],
             team.split(rollout.active[alive], 1),
         )
     )

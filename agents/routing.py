@@ -100,7 +100,7 @@ def lessons(
         inbox = delivered.clone()
         inbox[..., sender, :] = slot
         messages = inbox.flatten(0, 1)[:, None].expand(-1, n_agents, -1, -1)
-        return policy.act(inputs, messages, everyone, is_open_RS).softmax(-1).view(*shape)
+        return policy.act(inputs, [messages], everyone, is_open_RS).softmax(-1).view(*shape)
 
     for sender in is_open_RS.any(0).nonzero()[:, 0].tolist():
         apart = act(sender, told[..., sender, :]) - act(sender, true_z[..., sender, :])

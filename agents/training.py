@@ -9,6 +9,7 @@ Shapes: T steps, B worlds, N agents, n agents of one host, D message width, P po
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -47,13 +48,13 @@ class Learning:
 
 
 class Rollout(NamedTuple):
-    """A batch of whole episodes, each field [T, B, ...]."""
+    """A batch of whole episodes, each field [T, B, ...]; messages, contexts and noise in each round of a step."""
 
     observation: Tensor
     elapsed: Tensor
-    z: Tensor
-    context: Tensor
-    noise: Tensor | None
+    z: tuple[Tensor, ...]
+    context: tuple[Tensor, ...]
+    noise: tuple[Tensor, ...]
     action: Tensor
     log_prob: Tensor
     reward: Tensor
@@ -71,10 +72,10 @@ class Rollout(NamedTuple):
 
 
 class Team:
-    """The hosts seen as one team that learns."""
+    """The hosts seen as one team that learns; messages have so many floats and codes in each round of a step."""
 
-    def __init__(self, runtime: Runtime, plan: Plan, message_width: int, n_positions: int) -> None:
-        self.runtime, self.width, self.n_positions = runtime, message_width, n_positions
+    def __init__(self, runtime: Runtime, plan: Plan, widths: Sequence[int], n_positions: Sequence[int]) -> None:
+        self.runtime, self.widths, self.n_positions = runtime, widths, n_positions
         self.blocks = [plan.agents_of(host) for host in range(runtime.n_hosts)]
         self.n_agents = len(plan.host_of)
 
@@ -93,37 +94,38 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
     B, N = learning.n_worlds, team.n_agents
     n_steps = world.spec.n_steps
     step = world.reset(B, generator)
-    context = torch.from_numpy(fresh_context(B * N, team.n_positions)).view(B, N, -1)
+    contexts = [torch.from_numpy(fresh_context(B * N, n)).view(B, N, -1) for n in team.n_positions]
     rows: list[tuple[Tensor, ...]] = []
-    noises: list[Tensor] = []
+    talks: list[list[tuple[Tensor, ...]]] = [[] for _ in contexts]
     for t in range(n_steps):
         alive = ~step.done
         if not alive.any():
             break
         elapsed = torch.full((B,), t / n_steps)
-        noise = torch.randn(B, N, team.width, generator=generator) if phase.noise > 0 else None
-        if phase.throws_dice:
-            noise = torch.rand(B, N, 1, generator=generator)
+        heard: list[Tensor] = []
+        bits = torch.zeros(B, N)
+        for nth, context in enumerate(contexts):
+            noise = _noise(phase, (B, N, team.widths[nth]), generator)
+            drawn = (team.split(context, 1), None if noise is None else team.split(noise, 1))
+            if nth == 0:
+                said = team.each("learner.say", phase, team.split(step.observation, 1), elapsed, *drawn)
+            else:
+                said = team.each("learner.reply", phase, heard[-1], *drawn)
+            heard.append(torch.cat([s.z for s in said], 1))
+            bits, talk = bits + torch.cat([s.bits for s in said], 1), torch.cat([s.talk for s in said], 1)
+            talks[nth].append((heard[-1], context, *([] if noise is None else [noise])))
+            contexts[nth] = torch.cat((torch.cat([s.codes for s in said], 1), context[..., -1:] + 1), -1)
         uniform = torch.rand(B, N, generator=generator)
-        said = team.each(
-            "learner.say",
-            phase,
-            team.split(step.observation, 1),
-            elapsed,
-            team.split(context, 1),
-            None if noise is None else team.split(noise, 1),
-        )
-        z = torch.cat([s.z for s in said], 1)
-        bits, talk = torch.cat([s.bits for s in said], 1), torch.cat([s.talk for s in said], 1)
-        chosen = team.each("learner.choose", phase, z, team.split(uniform, 1))
+        chosen = team.each("learner.choose", phase, heard[-1], team.split(uniform, 1))
         action, log_prob = (torch.cat(parts, 1) for parts in zip(*chosen, strict=True))
         observation, active = step.observation, step.active & alive[:, None]
         step = world.step(action)
-        rows.append((observation, elapsed, z, context, action, log_prob, step.reward, active, alive, bits, talk))
-        context = torch.cat((torch.cat([s.codes for s in said], 1), context[..., -1:] + 1), -1)
-        noises += [] if noise is None else [noise]
-    observation, elapsed, z, context, action, log_prob, reward, active, alive, bits, talk = (
+        rows.append((observation, elapsed, action, log_prob, step.reward, active, alive, bits, talk))
+    observation, elapsed, action, log_prob, reward, active, alive, bits, talk = (
         torch.stack(column) for column in zip(*rows, strict=True)
+    )
+    z, past, *noises = zip(
+        *([torch.stack(column) for column in zip(*steps, strict=True)] for steps in talks), strict=True
     )
     value = team.runtime.each(
         "learner.values", [(observation.flatten(0, 1), elapsed.flatten(0, 1))] * team.runtime.n_hosts
@@ -132,8 +134,8 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
         observation,
         elapsed,
         z,
-        context,
-        torch.stack(noises) if noises else None,
+        past,
+        noises[0] if noises else (),
         action,
         log_prob,
         reward,
@@ -144,6 +146,13 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
         talk,
         world.success(),
     )
+
+
+def _noise(phase: Phase, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor | None:
+    """What the driver draws for the messages of a round: dice for gates, or noise on continuous messages."""
+    if phase.throws_dice:
+        return torch.rand(*shape[:2], 1, generator=generator)
+    return torch.randn(shape, generator=generator) if phase.noise > 0 else None
 
 
 def advantages(rollout: Rollout, reward: Tensor, learning: Learning) -> Tensor:
@@ -178,21 +187,27 @@ def update(
             mine(x)
             for x in (
                 rollout.observation[alive], rollout.action[alive], rollout.log_prob[alive], normalised, target[alive],
-                active, rollout.context[alive], rollout.talk[alive],
+                active, rollout.talk[alive],
             )
         ),
         strict=True,
     )  # fmt: skip
-    noises = [None] * len(team.blocks) if rollout.noise is None else mine(rollout.noise[alive])
+    past, noises = (
+        list(zip(*(mine(part[alive]) for part in parts), strict=True)) or [()] * len(team.blocks)
+        for parts in (rollout.context, rollout.noise)
+    )
     state, elapsed = rollout.observation[alive], rollout.elapsed.expand(alive.shape)[alive]
     samples = [
         Samples(observation, state, elapsed, action, log_prob, adv, tgt, act, context, noise, talk)
-        for (observation, action, log_prob, adv, tgt, act, context, talk), noise in zip(columns, noises, strict=True)
+        for (observation, action, log_prob, adv, tgt, act, talk), context, noise in zip(
+            columns, past, noises, strict=True
+        )
     ]
     team.each("learner.load", samples)
     n_samples = len(state)
     totals: list[LossTerms] = []
     pending: Gradients | None = None  # applied with the next question, to save a call
+    later = team.widths[1:]
     draws_edges = learning.has_learned_graph and phase.edge_learning_rate > 0
     for epoch in range(learning.n_epochs):
         nth = iteration * learning.n_epochs + epoch + 1
@@ -200,9 +215,14 @@ def update(
         order = torch.randperm(n_samples, generator=generator)
         for index in order.chunk(learning.n_minibatches):
             seed = int(torch.randint(2**31, (1,), generator=generator))
+            graph_seed = seed if draws_edges else None
             z = torch.cat(team.each("learner.forward_messages", phase, index, pending), 1)
-            legs = team.each("learner.backward_actions", phase, z, seed if draws_edges else None)
+            for _ in later:
+                z = torch.cat(team.each("learner.forward_replies", phase, z, graph_seed), 1)
+            legs = team.each("learner.backward_actions", phase, z, graph_seed)
             gradient = sum((leg[0] for leg in legs[1:]), legs[0][0])
+            for _ in later:
+                gradient = sum(team.each("learner.backward_replies", mine(gradient)))
             shares = team.each("learner.backward_messages", mine(gradient))
             weights = sum((s[0] for s in shares[1:]), shares[0][0])
             edges = sum((s[1] for s in shares[1:]), shares[0][1])

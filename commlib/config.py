@@ -81,17 +81,23 @@ class RunConfig(_Frozen):
     ages: int = Field(1, ge=1, le=1024, description="rounds since the episode began that the prior tells apart")
     message_width: int = Field(16, ge=1, le=1024, description="floats per message")
     topology: str = Field(
-        "full", description="none, full, ring, chain, commformer, pruned, dynamic, random, grid or knn"
+        "full", description="none, full, ring, chain, commformer, pruned, dynamic, topk, random, grid or knn"
     )
     density: float = Field(
-        0.4, gt=0, le=1, description="share of senders that a receiver of commformer, random or knn hears"
+        0.4,
+        gt=0,
+        le=1,
+        description="share of senders that a receiver of commformer, random or knn hears; of agents that topk lets speak",
     )
+    rounds: int = Field(1, ge=1, le=8, description="rounds of messages in a step; later ones answer what was heard")
     graph_seed: int = Field(0, ge=0, lt=2**31, description="of the graph that random draws; not changed by --seed")
     aggregation: Literal["slots", "mean", "attention", "signature"] = Field(
         "slots", description="how an agent listens: a slot per sender, the mean, attention by sender, by signature"
     )
-    gate: Literal["none", "talk", "sampled", "random", "event"] = Field(
-        "none", description="who may be silent; talk, sampled: learned; random: by dice; event: who has no news"
+    gate: Literal["none", "talk", "sampled", "listen", "random", "event"] = Field(
+        "none",
+        description="who may be silent; talk, sampled: learned; listen: whom nobody wants to hear; random: by dice; "
+        "event: who has no news",
     )
     gate_rate: float = Field(0.5, gt=0, le=1, description="of a random gate: the share of messages that go")
     router: Literal["none", "learned"] = Field(
@@ -134,7 +140,7 @@ class RunConfig(_Frozen):
 
     @model_validator(mode="after")
     def _gates_need_a_price(self) -> RunConfig:
-        if self.gate in ("talk", "sampled") and self.stages.priced == 0:
+        if self.gate in ("talk", "sampled", "listen") and self.stages.priced == 0:
             raise ValueError(
                 f"the {self.gate} gate is learned in the priced stage; give it steps, such as --stages.priced 0.2"
             )
@@ -145,6 +151,23 @@ class RunConfig(_Frozen):
                 "together"
             )
         return self
+
+    @model_validator(mode="after")
+    def _one_thing_decides_who_speaks(self) -> RunConfig:
+        if self.topology == "topk" and self.gate != "none":
+            raise ValueError(
+                f"the topology topk decides who speaks, and so does the gate {self.gate}; take one of them"
+            )
+        if self.gate == "listen" and self.topology != "full":
+            raise ValueError("the gate listen asks every listener, so it needs the topology full")
+        if self.rounds > 1 and (self.gate != "none" or self.topology == "topk"):
+            raise ValueError("gates, and the topology topk, decide about one round per step; leave out --rounds")
+        return self
+
+    @property
+    def signal(self) -> str:
+        """What signals of a first round decide (`commlib.agents.policy.SIGNALS`); none: there is no such round."""
+        return "topk" if self.topology == "topk" else "listen" if self.gate == "listen" else "none"
 
     @property
     def shared_budget(self) -> Budget:

@@ -101,6 +101,8 @@ class Endpoint:
     """Where the sender of each route sits among the local agents, [r], by trunk that leaves."""
     _inlets: dict[int, _Inlet] = field(init=False)
     _inbox_shape: tuple[int, int, int] = field(init=False)
+    _told: dict[int, tuple[Index, Codes, Codes]] = field(init=False, default_factory=dict)
+    """The live worlds, contexts and codes of the last round, by trunk that leaves."""
 
     def __post_init__(self) -> None:
         self.run = run_id(self.codec.digest, repr(self.plan))
@@ -175,6 +177,7 @@ class Endpoint:
             if self.recorded is not None:
                 self.recorded.append((context, codes))
             mouth.said(codes, alive, was_sent=letter is not None)
+            self._told[index] = (awake, context, codes)
             if letter is None:
                 continue
             frames[index] = letter.data
@@ -182,6 +185,15 @@ class Endpoint:
                 allowance_bits -= letter.bits
             bills.append(Bill(index, len(awake), letter.bits, letter.stream_bits))
         return Sent(frames, bills, estimate, n_open, n_spoken, n_dropped, dropped_bits)
+
+    def delivered(self) -> Vectors:
+        """What listeners now have from each local agent, [n, W, D], by its first route; zeros where nobody listens."""
+        heard = np.zeros((len(self.plan.agents_of(self.host)), self.n_worlds, self.codec.width), np.float32)
+        for index, (awake, context, codes) in reversed(self._told.items()):
+            z = self.codec.embed(codes, context).reshape(-1, len(awake), self.codec.width)
+            for seat, said in zip(self._seats[index][::-1], z[::-1], strict=True):
+                heard[seat, awake] = said
+        return heard
 
     def _routed(self, trunk: int, vectors: Vectors, context: Codes, expected: Codes, awake: Index, harm: Harm) -> Codes:
         """The way to tell each message, [n, P], with the least harm + rate_weight x bits.

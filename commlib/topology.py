@@ -233,6 +233,7 @@ TOPOLOGIES = {
     "commformer": "learned static graph, k senders per receiver (arXiv:2405.08550)",
     "pruned": "full at first, then only the edges that listeners act upon (after arXiv:2006.06455)",
     "dynamic": "pruned, and each edge open only in the steps in which its sender expects it to be worth its bits",
+    "topk": "in each step the k agents with the largest signals speak, the density's share (arXiv:1902.01554)",
     "random": "drawn once: each receiver hears k senders, the density's share",
     "grid": "agents on a square grid, each hears those beside, above and below it",
     "knn": "agents on a square grid, each hears its k nearest, the density's share",
@@ -251,7 +252,7 @@ def make_topology(
         return random(n_agents, senders_kept(n_agents, density), torch.Generator().manual_seed(seed))
     if name == "knn":
         return knn(n_agents, senders_kept(n_agents, density))
-    makers = {"none": none, "full": full, "ring": ring, "chain": chain, "grid": grid}
+    makers = {"none": none, "full": full, "topk": full, "ring": ring, "chain": chain, "grid": grid}
     if name not in makers:
         raise ConfigError(f"no topology is called {name!r}; there are {', '.join(TOPOLOGIES)}")
     return makers[name](n_agents)

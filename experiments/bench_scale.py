@@ -190,9 +190,9 @@ class Town:
         """Everybody says a vector, and hears."""
         started = time.perf_counter()
         uniform = np.zeros((1, self.n_agents), np.float32)
-        done = self._post.round(number, self._vectors[number][None], 0.0, np.ones(1, bool), uniform)
+        carried, _ = self._post.step(number, self._vectors[number][None], 0.0, np.ones(1, bool), uniform)
         self._wall.append(time.perf_counter() - started)
-        self._wire_bits += sum(bill.bits for sent in done.sent for bill in sent.bills)
+        self._wire_bits += sum(bill.bits for sent in carried[0].sent for bill in sent.bills)
         self._n_rounds += 1
 
     def round_after_greeting(self, number: int) -> None:

@@ -98,7 +98,7 @@ def _trained(settings: dict[str, Any], quick: bool) -> Model:
         training.run()
     weights, _, edges = training.team.runtime.each("learner.deployed", [()])[0]
     spec = policy_spec(config, world.spec)
-    return Model(partial(learned_team, spec, weights), training.codec.freeze(), edges)
+    return Model(partial(learned_team, spec, weights), training.frozen()[-1], edges)
 
 
 def _tier(n: int) -> str:
@@ -129,8 +129,9 @@ class _Ladder:
         n_worlds = 64 if quick else N_WORLDS
         self._stages = StagesConfig(calibrate_worlds=n_worlds, margin=WHOLE_LADDER, calibrate_rounds=2)
         self._rehearsal = Rehearsal(world, "broadcast", n_worlds, torch.Generator().manual_seed(seed + 1))
-        _, contexts, codes = self._rehearsal.play(model, 0.0)
-        self.model = refit(model, contexts, codes)
+        _, records = self._rehearsal.play(model, 0.0)
+        self.model = refit(model, records)
+        contexts, codes = records[-1]
         self.variance = float(self.model.codec.embed(codes, contexts).var(0).sum())
         shares = np.geomspace(*LADDER, 4 if quick else N_RUNGS)
         self.weights = weights or [0.0, *(shares * self.variance).tolist()]

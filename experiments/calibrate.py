@@ -17,7 +17,7 @@ import torch
 
 from commlib.agents.play import Books, Tally, Watcher, play
 from commlib.agents.runtime import LocalRuntime
-from commlib.codec import Codes
+from commlib.codec import Codes, FrozenCodec
 from commlib.codecs.frozen import TableCodec
 from commlib.codecs.prior import best_prior
 from commlib.config import RunConfig, StagesConfig
@@ -34,6 +34,10 @@ USUAL_RUNG = 2.0**-6
 """Where a router is taught if the ladder says that bits are not worth saving."""
 ENOUGH = 1.01
 """The gentlest rate weight within 1 % of the fewest bits is taken: a harder one only risks success."""
+
+
+Records = Sequence[tuple[Codes, Codes]]
+"""Contexts [n, P + 1] and codes [n, P] of recorded messages, for each round of a step."""
 
 
 @dataclass
@@ -60,8 +64,8 @@ class Rehearsal:
         """All agents in one place."""
         return make_plan(model.edges, (0,) * self.world.spec.n_agents, self.charging)
 
-    def play(self, model: Model, rate_weight: float, watcher: Watcher | None = None) -> tuple[Tally, Codes, Codes]:
-        """One batch of episodes; its tally, contexts and codes."""
+    def play(self, model: Model, rate_weight: float, watcher: Watcher | None = None) -> tuple[Tally, Records]:
+        """One batch of episodes; its tally, and all that was said."""
         plan = self.plan(model)
         runtime = LocalRuntime(1)
         furnish(runtime, plan, model)
@@ -74,11 +78,11 @@ class Rehearsal:
             n_worlds=self.n_worlds,
             rate_weight=rate_weight,
             generator=self.generator,
+            n_rounds=len(model.codecs),
             watcher=watcher,
         )
         self.n_steps += int(sum(tally.lengths))
-        contexts, codes = runtime.each("desk.recorded", [()])[0]
-        return tally, contexts, codes
+        return tally, runtime.each("desk.recorded", [()])[0]
 
     def rung(self, tally: Tally, rate_weight: float) -> Rung:
         """What a tally says of a rate weight."""
@@ -107,8 +111,8 @@ def rehearse(
     """
     rehearsal = Rehearsal(world, config.charging, config.stages.calibrate_worlds or 512, generator)
     rungs = [rehearsal.measure(model, weight) for weight in rate_weights]
-    _, contexts, codes = rehearsal.play(model, chosen)
-    return rehearsal.measure(lossless, 0.0), rungs, contexts, codes
+    _, records = rehearsal.play(model, chosen)
+    return rehearsal.measure(lossless, 0.0), rungs, *records[-1]
 
 
 class Knowledge(NamedTuple):
@@ -125,14 +129,17 @@ class Knowledge(NamedTuple):
         return (codec.prior.kind if self.prior == "natural" else self.prior,), (self.ages,)
 
 
-def refit(model: Model, contexts: Codes, codes: Codes, knowledge: Knowledge | None = None) -> Model:
-    """The model with a prior counted from recorded messages; unchanged where the codec is not one of tables."""
-    codec = model.codec
+def refit(model: Model, records: Records, knowledge: Knowledge | None = None) -> Model:
+    """The model with priors counted from recorded messages; unchanged where a codec is not one of tables."""
+    told = zip(model.codecs, records, strict=True)
+    return model.with_codecs([_refitted(codec, contexts, codes, knowledge) for codec, (contexts, codes) in told])
+
+
+def _refitted(codec: FrozenCodec, contexts: Codes, codes: Codes, knowledge: Knowledge | None) -> FrozenCodec:
     if not isinstance(codec, TableCodec) or len(codes) < 2:
-        return model
+        return codec
     kinds, ages = knowledge.ways(codec) if knowledge else ((codec.prior.kind,), (codec.prior.n_ages,))
-    prior = best_prior(codes, contexts, codec.prior.alphabet, kinds, ages)
-    return replace(model, codec=replace(codec, prior=prior))
+    return replace(codec, prior=best_prior(codes, contexts, codec.prior.alphabet, kinds, ages))
 
 
 def calibrate(
@@ -152,8 +159,9 @@ def calibrate(
     What the prior knows is settled on the first messages, and kept.
     """
     rehearsal = Rehearsal(world, charging, stages.calibrate_worlds or 512, generator)
-    _, contexts, codes = rehearsal.play(model, 0.0)
-    model = refit(model, contexts, codes, knowledge)
+    _, records = rehearsal.play(model, 0.0)
+    model = refit(model, records, knowledge)
+    contexts, codes = records[-1]
     if is_event_gated and len(codes):
         model = _gated_by_events(model, rehearsal, contexts, codes, stages)
     codec = model.codec
@@ -240,8 +248,7 @@ def climb(
     tuned: list[tuple[Rung, Model]] = [(rehearsal.measure(model, weights[0]), model)]
     for weight in weights[1:]:
         for _ in range(stages.calibrate_rounds):
-            _, contexts, codes = rehearsal.play(model, weight)
-            model = refit(model, contexts, codes)
+            model = refit(model, rehearsal.play(model, weight)[1])
         tuned.append((rehearsal.measure(model, weight), model))
         if not holds(tuned[-1][0], tuned[0][0], 8 * stages.margin):
             break
@@ -256,8 +263,7 @@ def _gated_by_events(model: Model, rehearsal: Rehearsal, contexts: Codes, codes:
     chosen = model
     for share in np.geomspace(FIRST_RUNG, 4.0, stages.rungs or 11):
         model = replace(model, gate=replace(model.gate, level=share * variance))
-        _, contexts, codes = rehearsal.play(model, 0.0)
-        model = refit(model, contexts, codes)
+        model = refit(model, rehearsal.play(model, 0.0)[1])
         if not holds(rehearsal.measure(model, 0.0), always, stages.margin):
             break
         chosen = model

@@ -104,6 +104,13 @@ def codec_of(config: RunConfig) -> Any:  # noqa: ANN401 (an nn.Module that is al
     )
 
 
+def codecs_of(config: RunConfig) -> list[Any]:
+    """The trainable codecs of the rounds of a step; signals are numbers of 8 bits."""
+    if config.signal != "none":
+        return [make_codec("int8", 1, 0), codec_of(config)]
+    return [codec_of(config) for _ in range(config.rounds)]
+
+
 def has_priced_encoder(config: RunConfig) -> bool:
     """Whether calibration makes an encoder that weighs distortion against bits, on which a price or a router can act."""
     codec = codec_of(config).freeze()
@@ -114,6 +121,8 @@ def why_no_router(config: RunConfig, n_agents: int) -> str | None:
     """What is missing for a router to have anything to decide, and what to do; None: nothing."""
     if n_agents < 2 or config.topology == "none":
         return f"nobody hears anybody in {config.world} with --topology {config.topology}; leave --router out"
+    if config.rounds > 1 or config.signal != "none":
+        return "it decides about one round of messages per step; leave out --router, or --rounds, topk and listen"
     if not config.rate_aware:
         return "--no-rate-aware makes an encoder without a price; leave it out"
     if not has_priced_encoder(config):

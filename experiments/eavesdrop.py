@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from commlib.agents.play import Round
+from commlib.agents.play import Step
 from commlib.codec import Codes, fresh_context
 from commlib.ends import Ear
 from commlib.experiments.model import Model
@@ -32,17 +32,19 @@ class Heard(NamedTuple):
 
 @dataclass
 class Eavesdropper:
-    """Decodes every frame as its receivers do, and keeps what was said and done."""
+    """Decodes every frame as its receivers do, and keeps what was said and done, in one of the rounds of every step."""
 
     model: Model
     plan: Plan
+    nth: int = 0
     rounds: list[Heard] = field(default_factory=list)
     _ears: list[Ear] = field(init=False)
     _past: Codes = field(default_factory=lambda: np.zeros((0, 0, 0), np.int64))
 
     def __post_init__(self) -> None:
-        run = run_id(self.model.codec.digest, repr(self.plan))
-        self._ears = [Ear(index, self.plan, self.model.codec, run) for index in range(len(self.plan.trunks))]
+        self.codec = self.model.codecs[self.nth]
+        run = run_id(self.codec.digest, repr(self.plan))
+        self._ears = [Ear(index, self.plan, self.codec, run) for index in range(len(self.plan.trunks))]
         edges = sorted(self.model.edges)
         place = {edge: row for row, edge in enumerate(edges)}
         self._first = {edge.sender: row for row, edge in reversed(list(enumerate(edges)))}
@@ -57,11 +59,11 @@ class Eavesdropper:
             for trunk in self.plan.trunks
         ]
 
-    def past(self, seen: Round) -> Codes:
+    def past(self, seen: Step) -> Codes:
         """What listeners had before this round, [E, W, P + 1]."""
         if seen.step == 0:
             n_edges, n_worlds = len(self.model.edges), len(seen.alive)
-            fresh = fresh_context(n_edges * n_worlds, self.model.codec.n_positions)
+            fresh = fresh_context(n_edges * n_worlds, self.codec.n_positions)
             self._past = fresh.reshape(n_edges, n_worlds, fresh.shape[-1])
             for ear in self._ears:
                 ear.reset(n_worlds)
@@ -73,15 +75,15 @@ class Eavesdropper:
         told[list(self._first)] = rows[list(self._first.values())]
         return told
 
-    def __call__(self, seen: Round) -> None:
+    def __call__(self, seen: Step) -> None:
         """Take down one round."""
-        alive = np.flatnonzero(seen.alive)
+        alive, carried = np.flatnonzero(seen.alive), seen.rounds[self.nth]
         self.past(seen)
         for index, ear in enumerate(self._ears):
-            data = seen.frames.get(index)
-            ear.heard(ear.read(seen.number, data, seen.alive), seen.alive, has_frame=data is not None)
+            data = carried.frames.get(index)
+            ear.heard(ear.read(seen.number + self.nth, data, seen.alive), seen.alive, has_frame=data is not None)
             which, row = self._rows[index]
             context = ear.context(seen.alive).reshape(-1, len(alive), self._past.shape[-1])
             self._past[row[:, None], alive] = context[which]
-        estimate = sum(s.estimate_bits for s in seen.sent)
+        estimate = sum(s.estimate_bits for s in carried.sent)
         self.rounds.append(Heard(self._past[..., :-1].copy(), seen.action.copy(), estimate))

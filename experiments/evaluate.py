@@ -99,7 +99,7 @@ def evaluate(
     if budget.per == "run" and budget.bits is not None:
         ledger.grant(budget.bits, 0)
     tallies: list[Tally] = []
-    first_round, left, done = 0, budget.bits or 0, 0
+    first_round, left, done, n_rounds = 0, budget.bits or 0, 0, len(model.codecs)
     config = complete(config, world.spec)
     n_episodes, n_parallel = config.episodes or 1, config.parallel_worlds or 1
     while done < n_episodes:
@@ -112,10 +112,11 @@ def evaluate(
             n_worlds=n_worlds,
             rate_weight=weight,
             generator=generator,
+            n_rounds=n_rounds,
             watcher=watcher,
         )
         tallies.append(tally)
-        first_round, left, done = first_round + world.spec.n_steps, tally.left_bits, done + n_worlds
+        first_round, left, done = first_round + n_rounds * world.spec.n_steps, tally.left_bits, done + n_worlds
         display.advance("evaluate", done / n_episodes, {"episodes": done})
     usage: NDArray[np.int64] = sum(runtime.each("desk.usage", [()] * runtime.n_hosts))
     seconds = {"evaluation": round(time.perf_counter() - started, 3)}
@@ -189,6 +190,7 @@ def _figures(
         return Bits(estimate=estimate_, payload=payload, wire=wire)
 
     success = [value for tally in tallies for value in tally.success] if world.spec.success else []
+    chances = len(model.codecs) * sum(len(t.routes) for t in plan.trunks) * slots / n
     calibration = model.calibration
     return {
         "world": world.spec.name,
@@ -209,7 +211,7 @@ def _figures(
             per_agent_step=bits_per(slots), per_agent_episode=bits_per(n * episodes), per_message=bits_per(messages)
         ),
         "messages_per_agent_step": messages / slots if slots else 0.0,
-        "gate_rate": total("n_open") / (sum(len(t.routes) for t in plan.trunks) * slots / n) if plan.trunks else 0.0,
+        "gate_rate": total("n_open") / chances if chances else 0.0,
         "density": len(model.edges) / (n * (n - 1)) if n > 1 else 0.0,
         "wire_bytes": int(sums[2]) // 8,
         "frames": int(total("n_frames")),

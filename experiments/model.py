@@ -5,8 +5,8 @@ This is what `commlib.load` reads from a run folder, and all that a host needs t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -96,6 +96,7 @@ class Model:
         edges: who may talk to whom.
         calibration: how the price knob was calibrated; empty if it was not.
         gate: the rule that keeps messages back.
+        earlier: the codecs of the rounds of a step before the last one, which `codec` is for.
     """
 
     build_team: TeamBuilder
@@ -103,6 +104,16 @@ class Model:
     edges: tuple[Edge, ...]
     calibration: Calibration = field(default_factory=Calibration)
     gate: Gate = Gate()  # noqa: RUF009 (frozen)
+    earlier: tuple[FrozenCodec, ...] = ()
+
+    @property
+    def codecs(self) -> tuple[FrozenCodec, ...]:
+        """One for each round of a step."""
+        return (*self.earlier, self.codec)
+
+    def with_codecs(self, codecs: Sequence[FrozenCodec]) -> Model:
+        """The same agents with other codecs."""
+        return replace(self, codec=codecs[-1], earlier=tuple(codecs[:-1]))
 
 
 def learned_team(
@@ -133,4 +144,4 @@ def furnish(runtime: Runtime, plan: Plan, model: Model) -> None:
 
 def _desk(host: int, plan: Plan, model: Model) -> Desk:
     team = model.build_team(plan.agents_of(host), senders_of(plan, host))
-    return Desk(host, plan, model.codec, team, model.gate)
+    return Desk(host, plan, model.codecs, team, model.gate)

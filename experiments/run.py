@@ -154,7 +154,7 @@ def fit_to_agents(
     runtime.each("desk.record", [()])
     books = Books(Ledger(budget=Budget(None)), Budget(None))
     play(runtime, plan, world, books, n_worlds=n_worlds, rate_weight=0.0, generator=generator)
-    _, codes = runtime.each("desk.recorded", [()])[0]
+    _, codes = runtime.each("desk.recorded", [()])[0][-1]
     if len(codes):
         messages = torch.from_numpy(lossless.codec.embed(codes).copy())
         codec.fit(messages, generator)

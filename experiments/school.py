@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from commlib.agents.play import Round, Watcher
+from commlib.agents.play import Step, Watcher
 from commlib.agents.policy import Policy
 from commlib.agents.routing import Lessons, Overheard, lessons, teach
 from commlib.codec import Codes
@@ -35,9 +35,9 @@ class Recorder:
     ear: Eavesdropper
 
     def __post_init__(self) -> None:
-        self._seen: list[tuple[Round, Codes]] = []
+        self._seen: list[tuple[Step, Codes]] = []
 
-    def __call__(self, seen: Round) -> None:
+    def __call__(self, seen: Step) -> None:
         """Keep one round."""
         before = self.ear.past(seen)
         self.ear(seen)

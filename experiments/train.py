@@ -19,21 +19,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
+from torch import nn
 
 from commlib.agents.learner import Learner, Phase
 from commlib.agents.policy import PolicySpec
 from commlib.agents.pruning import KEPT, SLACK, cut, judge
 from commlib.agents.runtime import Runtime
 from commlib.agents.training import Learning, Rollout, Team, collect, update
+from commlib.codec import Codec, FrozenCodec
+from commlib.codecs.frozen import TableCodec
 from commlib.codecs.store import check_storable, load_codec, read_header, save_codec
 from commlib.config import PRUNABLE, RunConfig, make_config, read_yaml, write_yaml
 from commlib.errors import CodecError, ConfigError, RunError
 from commlib.experiments.calibrate import Knowledge, calibrate
 from commlib.experiments.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from commlib.experiments.compose import codec_of, complete, n_hosts, open_runtime, resolve, why_no_router
+from commlib.experiments.compose import codecs_of, complete, n_hosts, open_runtime, resolve, why_no_router
 from commlib.experiments.evaluate import evaluate, random_return
 from commlib.experiments.model import Calibration, Model, learned_team, network_of
 from commlib.experiments.progress import Display, make_display
@@ -45,7 +48,7 @@ from commlib.message import Edge
 from commlib.objective import LossTerms, Objective, holds, merit
 from commlib.plan import make_plan, partition
 from commlib.records import Result, RunFolder, write_json, write_whole
-from commlib.topology import make_topology
+from commlib.topology import make_topology, senders_kept
 from commlib.world import World, WorldSpec
 
 CHECKPOINT_EVERY = 20
@@ -106,15 +109,17 @@ def policy_spec(config: RunConfig, world: WorldSpec) -> PolicySpec:
         config.learning.hidden,
         gate=config.gate if config.gate in ("talk", "sampled") else "none",
         aggregation=config.aggregation,
+        n_rounds=config.rounds,
+        signal=config.signal,
+        n_speakers=senders_kept(world.n_agents, config.density) if config.signal == "topk" else 0,
     )
 
 
 def build_learner(config: RunConfig, world: WorldSpec, agents: list[int]) -> Learner:
     """A host's learner; runs on the host, so that no module travels."""
-    codec = codec_of(config)
     topology = make_topology(config.topology, world.n_agents, config.density, config.graph_seed)
     spec = policy_spec(config, world)
-    return Learner(spec, agents, codec, topology, config.seed)
+    return Learner(spec, agents, codecs_of(config), topology, config.seed)
 
 
 @dataclass
@@ -130,10 +135,9 @@ class Training:
     def __post_init__(self) -> None:
         config, spec = self.config, self.world.spec
         self.plan = make_plan((), partition(spec.n_agents, self.runtime.n_hosts), config.charging)
-        self.codec = codec_of(config)
-        frozen = self.codec.freeze()
-        n_positions = frozen.n_positions
-        self.team = Team(self.runtime, self.plan, config.message_width, n_positions)
+        self.codecs = nn.ModuleList(codecs_of(config))
+        frozen = self.frozen()
+        self.team = Team(self.runtime, self.plan, [c.width for c in frozen], [c.n_positions for c in frozen])
         self.team.each("set_learner", build_learner, config, spec, [list(block) for block in self.team.blocks])
         learning = config.learning
         self.learning = Learning(
@@ -217,39 +221,43 @@ class Training:
         self.display.say(f"{'fit':>10}  the {self.config.codec} codec to recorded messages")
         stage = stages_of(self.config)[0]
         phase = phase_of(self.config, stage, stage.stop, 0.0)._replace(noise=0.0, use_codec=False)
-        messages = []
-        for _ in range(2):
-            rollout = collect(self.team, self.world, phase, self.learning, self.generator)
-            messages.append(rollout.z[rollout.alive].flatten(0, 1))
-        recorded = torch.cat(messages)
-        if not torch.isfinite(recorded).all():
-            raise CodecError("recorded messages hold NaN or infinity; lower the learning rate")
-        self.codec.fit(recorded, self.generator)
-        self.share_codec()
+        plays = [collect(self.team, self.world, phase, self.learning, self.generator) for _ in range(2)]
+        for nth, codec in enumerate(self.codecs):
+            recorded = torch.cat([play.z[nth][play.alive].flatten(0, 1) for play in plays])
+            if not torch.isfinite(recorded).all():
+                raise CodecError("recorded messages hold NaN or infinity; lower the learning rate")
+            cast("Any", codec).fit(recorded, self.generator)
+        self.share_codecs()
         self.fitted = True
 
     def set_price(self) -> None:
         """The price of the priced stage: as configured, or what calibration finds."""
         model = self.calibrated()
-        self.codec.set_prior(model.codec.prior)  # type: ignore[attr-defined]
-        self.share_codec()
+        for codec, frozen in zip(self.codecs, model.codecs, strict=True):
+            cast("Any", codec).set_prior(cast("TableCodec", frozen).prior)
+        self.share_codecs()
         calibration = model.calibration
         found = calibration.bit_price(calibration.rate_weight(None))
         self.bit_price = found if self.config.bit_price is None else self.config.bit_price
         self.gate = model.gate
         self.priced = True  # a price of 0 is a price: a resumed run must not look for another
 
-    def share_codec(self) -> None:
-        """Give this codec to every host."""
-        self.team.each("learner.load_codec", dict(self.codec.state_dict()))
+    def share_codecs(self) -> None:
+        """Give these codecs to every host."""
+        self.team.each("learner.load_codecs", dict(self.codecs.state_dict()))
+
+    def frozen(self) -> list[FrozenCodec]:
+        """The codecs as they stand, one for each round of a step."""
+        return [cast("Codec", codec).freeze() for codec in self.codecs]
 
     def calibrated(self, knowledge: Knowledge | None = None) -> Model:
         """The model as it stands, with prior and encoder calibrated; in training the prior keeps its natural shape."""
         self.display.say(f"{'calibrate':>10}  prior and price-aware encoder on the agents' own runs")
         weights, codec_state, edges = self.team.runtime.each("learner.deployed", [()] * self.runtime.n_hosts)[0]
-        self.codec.load_state_dict(codec_state)
+        self.codecs.load_state_dict(codec_state)
         spec = policy_spec(self.config, self.world.spec)
-        model = Model(partial(learned_team, spec, weights), self.codec.freeze(), edges, gate=self.gate)
+        *earlier, codec = self.frozen()
+        model = Model(partial(learned_team, spec, weights), codec, edges, gate=self.gate, earlier=tuple(earlier))
         self.world.set_progress(1.0)
         generator = torch.Generator().manual_seed(self.config.seed + 1)
         has_router = self.config.router == "learned" and knowledge is not None
@@ -295,7 +303,7 @@ class Training:
         figures = {
             "reward": f"{row['return']:.3f}",
             **({} if success is None else {"success": f"{success:.1%}"}),
-            "bits/agent/step": 32 * self.config.message_width if bits is None else f"{bits:.2f}",
+            "bits/agent/step": 32 * sum(self.team.widths) if bits is None else f"{bits:.2f}",
             "price": f"{phase.objective.bit_price:.2g}",
             "steps/s": f"{self.steps / max(self.seconds, 1e-9):,.0f}",
         }
@@ -332,7 +340,7 @@ class Training:
         tensors = dict(checkpoint.tensors)
         self.generator.set_state(tensors.pop("generator"))
         self.team.each("learner.load_state", tensors)
-        self.codec.load_state_dict({k.removeprefix("codec."): v for k, v in tensors.items() if k.startswith("codec.")})
+        self.codecs.load_state_dict({k.removeprefix("codec."): v for k, v in tensors.items() if k.startswith("codec.")})
         rows = [row for row in self.folder.read_metrics() if row["iteration"] <= self.iteration]
         write_whole(self.folder.metrics, "".join(json.dumps(row) + "\n" for row in rows).encode())
         self.display.say(f"{'resume':>10}  at iteration {self.iteration}, {self.steps:,} steps done")
@@ -413,7 +421,8 @@ def run_training(
 def check_names(config: RunConfig, world: WorldSpec) -> None:
     """Refuse what cannot be built before anything is written."""
     n_hosts(config, world.n_agents)
-    check_storable(codec_of(config).freeze())
+    for codec in codecs_of(config):
+        check_storable(codec.freeze())
     make_topology(config.topology, world.n_agents, config.density, config.graph_seed)
     missing = why_no_router(config, world.n_agents) if config.router == "learned" else None
     if missing:
@@ -466,14 +475,21 @@ def make_folder(folder: RunFolder, config: RunConfig) -> None:
 
 
 def save_model(model: Model, folder: RunFolder) -> None:
-    """Write the frozen codec with its calibration, and the policy, so that `load_model` finds them."""
+    """Write the frozen codecs with their calibration, and the policy, so that `load_model` finds them."""
     network = network_of(model)
     assert network is not None
     spec, weights = network
     edges = [list(edge) for edge in model.edges]
     calibration = {**model.calibration.to_json(), "edges": edges, "gate": vars(model.gate)}
     save_codec(model.codec, folder.codec, calibration)  # type: ignore[arg-type]
+    for nth, earlier in enumerate(model.earlier):
+        save_codec(earlier, round_folder(folder, nth))  # type: ignore[arg-type]
     write_checkpoint(folder.codec.parent / "policy", Checkpoint(weights, vars(spec)))
+
+
+def round_folder(folder: RunFolder, nth: int) -> Path:
+    """Where the codec of an earlier round of a step lies; that of the last one is the run's `codec`."""
+    return folder.codec / f"round-{nth + 1}"
 
 
 def train(world: Any, *, out: str | Path | None = None, quiet: bool = False, **settings: Any) -> Result:  # noqa: ANN401
@@ -524,7 +540,8 @@ def load_model(folder: RunFolder, world: World) -> Model:
     codec = load_codec(folder.codec)
     edges = tuple(Edge(*edge) for edge in header["edges"])
     calibration, gate = Calibration.from_json(header), Gate(**header["gate"])
-    return Model(partial(learned_team, spec, checkpoint.tensors), codec, edges, calibration, gate)
+    earlier = tuple(load_codec(round_folder(folder, nth)) for nth in range(len(spec.message_widths) - 1))
+    return Model(partial(learned_team, spec, checkpoint.tensors), codec, edges, calibration, gate, earlier)
 
 
 __all__ = ["Stage", "Training", "load_model", "run_training", "stages_of", "train"]

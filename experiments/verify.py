@@ -8,8 +8,9 @@ trainable codec is held against the frozen one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -17,14 +18,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from commlib.agents.learner import Learner, Phase
-from commlib.agents.play import Round
+from commlib.agents.play import Step
 from commlib.agents.runtime import LocalRuntime, Runtime
-from commlib.codec import Codes, fresh_context
+from commlib.codec import Codes, FrozenCodec, Vectors, fresh_context
 from commlib.codecs.frozen import TableCodec
 from commlib.config import RunConfig
 from commlib.errors import RunError
 from commlib.experiments.checkpoint import read_checkpoint
-from commlib.experiments.compose import codec_of
+from commlib.experiments.compose import codecs_of
 from commlib.experiments.eavesdrop import Eavesdropper, Heard
 from commlib.experiments.evaluate import evaluate
 from commlib.experiments.model import Model
@@ -34,7 +35,7 @@ from commlib.gate import dice_of
 from commlib.journal import Journal
 from commlib.objective import Objective
 from commlib.plan import make_plan, partition
-from commlib.records import Result, RunFolder
+from commlib.records import RunFolder
 from commlib.world import World
 
 TIE = 1e-4
@@ -63,14 +64,14 @@ def verify(
     """
     config = config.model_copy(update={"budget": None})
     beside = LocalRuntime(1 if runtime.n_hosts > 1 else world.spec.n_agents)
-    hosts, spread = (_overheard(model, config, world, place, display)[0] for place in (runtime, beside))
+    hosts, spread = (_overheard(model, config, world, place, display) for place in (runtime, beside))
     pupil = Pupil.of(model, config, world, folder)
     _overheard(
         model, config.model_copy(update={"rate_aware": False, "bit_price": None}), world, runtime, display, pupil
     )
     n_ties, against_frozen = compare_codecs(model, config, folder)
     return Verdict(
-        len(hosts),
+        len(hosts) // len(model.codecs),
         sum(heard.codes.size for heard in hosts) + pupil.n_codes,
         sum(heard.action.size for heard in hosts) + pupil.n_actions,
         N_PROBES,
@@ -81,20 +82,21 @@ def verify(
 
 def _overheard(
     model: Model, config: RunConfig, world: World, runtime: Runtime, display: Display, pupil: Pupil | None = None
-) -> tuple[list[Heard], Result]:
+) -> list[Heard]:
     """One evaluation over a runtime's hosts, with every round taken down, and shown to the pupil."""
     plan = make_plan(model.edges, partition(world.spec.n_agents, runtime.n_hosts), config.charging)
-    ear = Eavesdropper(model, plan)
+    ears = [Eavesdropper(model, plan, nth) for nth in range(len(model.codecs))]
 
-    def watch(seen: Round) -> None:
-        before = ear.past(seen)
-        ear(seen)
+    def watch(seen: Step) -> None:
+        before = [ear.by_sender(ear.past(seen)) for ear in ears]
+        for ear in ears:
+            ear(seen)
         if pupil is not None:
-            pupil.check(seen, ear.by_sender(before), ear.by_sender(ear.rounds[-1].codes))
+            pupil.check(seen, before, [ear.by_sender(ear.rounds[-1].codes) for ear in ears])
 
     with Journal.in_memory() as journal:
-        result = evaluate(model, config, world, runtime, journal, display, watcher=watch)
-    return ear.rounds, result
+        evaluate(model, config, world, runtime, journal, display, watcher=watch)
+    return [heard for rounds in zip(*(ear.rounds for ear in ears), strict=True) for heard in rounds]
 
 
 @dataclass
@@ -122,46 +124,53 @@ class Pupil:
             raise RunError(f"{folder.checkpoint} holds no checkpoint; the learner cannot be asked")
         learner = build_learner(config, world.spec, list(range(world.spec.n_agents)))
         learner.load_state(checkpoint.tensors)
-        if isinstance(model.codec, TableCodec):  # the prior was counted after training; it decides what silence means
-            learner.codec.set_prior(model.codec.prior)
-            learner.load_codec(learner.codec.state_dict())
-        cast("nn.Module", learner.codec).eval()  # a code that is drawn in training is the likeliest one in use
+        for trainable, frozen in zip(learner.codecs, model.codecs, strict=True):
+            if isinstance(frozen, TableCodec):  # the prior was counted after training; it decides what silence means
+                cast("Any", trainable).set_prior(frozen.prior)
+        learner.load_codecs(learner.codecs.state_dict())
+        learner.codecs.eval()  # a code that is drawn in training is the likeliest one in use
         is_learned = config.gate in ("talk", "sampled")
         phase = Phase(0.0, 0.0, 0.0, 0.0, 0.0, True, is_learned, False, Objective(), model.gate)
         return cls(learner, phase, model, world.spec.n_steps)
 
-    def check(self, seen: Round, before: Codes, after: Codes) -> None:
-        """Compare one round: contexts [N, W, P + 1] before it, codes [N, W, P] after it, and the actions."""
-        speakers = sorted({edge.sender for edge in self.model.edges})
+    def check(self, seen: Step, before: Sequence[Codes], after: Sequence[Codes]) -> None:
+        """Compare one step: contexts [N, W, P + 1] before and codes [N, W, P] after each round, and the actions."""
+        n_worlds, n_agents = seen.uniform.shape
+        elapsed = torch.full((n_worlds,), seen.step / self.n_steps)
+        dice = np.stack([dice_of(self.model.gate.seed, seen.number, agent, n_worlds) for agent in range(n_agents)], 1)
+        z = torch.zeros(0)
+        for nth, (past, codes) in enumerate(zip(before, after, strict=True)):
+            context = torch.from_numpy(past).permute(1, 0, 2).contiguous()
+            if nth == 0:
+                drawn = torch.from_numpy(dice[..., None])
+                said = self.learner.say(self.phase, torch.from_numpy(seen.observation), elapsed, context, drawn)
+            else:
+                said = self.learner.reply(self.phase, z, context, None)
+            z = torch.from_numpy(self._compare(self.model.codecs[nth], seen, past, codes, said.codes.numpy()))
+        action, _ = self.learner.choose(self.phase, z, torch.from_numpy(seen.uniform))
         alive = seen.alive
-        elapsed = torch.full((len(alive),), seen.step / self.n_steps)
-        context = torch.from_numpy(before).permute(1, 0, 2).contiguous()
-        dice = np.stack(
-            [dice_of(self.model.gate.seed, seen.number, agent, len(alive)) for agent in range(len(before))], 1
-        )[..., None]
-        said = self.learner.say(
-            self.phase, torch.from_numpy(seen.observation), elapsed, context, torch.from_numpy(dice)
-        )
-        z = np.zeros((len(alive), len(after), self.model.codec.width), np.float32)
-        for speaker in speakers:
-            heard, own = after[speaker, alive], said.codes[:, speaker].numpy()[alive]
-            z[alive, speaker] = self.model.codec.embed(heard, before[speaker, alive])
-            unlike = (heard != own).any(-1)
-            x = self.learner.policy.speak(self.learner._inputs[:, speaker])[0].detach().numpy()[alive]
-            distances = [((x - self.model.codec.embed(c, before[speaker, alive])) ** 2).sum(-1) for c in (heard, own)]
-            ties = unlike & (np.abs(distances[0] - distances[1]) <= TIE * np.maximum(*distances) + 1e-9)
-            self._count(f"agent {speaker} would say", unlike, ties, seen.step)
-            self.n_codes += len(heard)
-        action, _ = self.learner.choose(self.phase, torch.from_numpy(z), torch.from_numpy(seen.uniform))
         unlike = action.numpy()[alive] != seen.action[alive]
         self.n_actions += unlike.size
         nudged = [
-            self.learner.choose(self.phase, torch.from_numpy(z), torch.from_numpy(seen.uniform + shift))[0].numpy()[
-                alive
-            ]
+            self.learner.choose(self.phase, z, torch.from_numpy(seen.uniform + shift))[0].numpy()[alive]
             for shift in (-np.float32(TIE), np.float32(TIE))
         ]
         self._count("the learner would do", unlike, unlike & (nudged[0] != nudged[1]), seen.step)
+
+    def _compare(self, codec: FrozenCodec, seen: Step, before: Codes, after: Codes, own: Codes) -> Vectors:
+        """Hold the learner's codes [W, N, P] against those of a round; what was heard in it, [W, N, D]."""
+        alive = seen.alive
+        z = np.zeros((len(alive), len(after), codec.width), np.float32)
+        for speaker in sorted({edge.sender for edge in self.model.edges}):
+            heard, would, past = after[speaker, alive], own[alive, speaker], before[speaker, alive]
+            z[alive, speaker] = codec.embed(heard, past)
+            unlike = (heard != would).any(-1)
+            x = self.learner.meant[:, speaker].numpy()[alive]
+            distances = [((x - codec.embed(c, past)) ** 2).sum(-1) for c in (heard, would)]
+            ties = unlike & (np.abs(distances[0] - distances[1]) <= TIE * np.maximum(*distances) + 1e-9)
+            self._count(f"agent {speaker} would say", unlike, ties, seen.step)
+            self.n_codes += len(heard)
+        return z
 
     def _count(self, what: str, unlike: NDArray[np.bool_], ties: NDArray[np.bool_], step: int) -> None:
         self.n_ties += int(ties.sum())
@@ -196,22 +205,31 @@ def compare_codecs(model: Model, config: RunConfig, folder: RunFolder) -> tuple[
     checkpoint = read_checkpoint(folder.checkpoint)
     if checkpoint is None:
         return 0, [f"{folder.checkpoint} holds no checkpoint, so the trainable codec cannot be compared"]
-    codec = codec_of(config)
-    codec.load_state_dict(
+    codecs = nn.ModuleList(codecs_of(config))
+    codecs.load_state_dict(
         {k.removeprefix("codec."): v for k, v in checkpoint.tensors.items() if k.startswith("codec.")}
     )
-    codec.eval()
+    codecs.eval()
     generator = torch.Generator().manual_seed(config.seed)
-    x = torch.rand(N_PROBES, config.message_width, generator=generator) * 2 - 1
+    n_ties, words = 0, []
+    for codec, frozen in zip(codecs, model.codecs, strict=True):
+        n_wrong, n_even = _compare_codec(codec, frozen, generator)
+        n_ties += n_even
+        if n_wrong:
+            words.append(f"the trainable and the frozen codec disagree on {n_wrong} of {N_PROBES} messages")
+    return n_ties, words
+
+
+def _compare_codec(codec: nn.Module, frozen: FrozenCodec, generator: torch.Generator) -> tuple[int, int]:
+    """On how many random messages a trainable and a frozen codec disagree, and how many are ties."""
+    x = torch.rand(N_PROBES, frozen.width, generator=generator) * 2 - 1
     with torch.no_grad():
         trained = codec(x)
-    fresh = fresh_context(N_PROBES, model.codec.n_positions)
-    frozen = model.codec.choose(x.numpy(), fresh)
-    unlike = (trained.codes.numpy() != frozen).any(-1)
-    distances = [((x.numpy() - z) ** 2).sum(-1) for z in (trained.z.numpy(), model.codec.embed(frozen, fresh))]
+    fresh = fresh_context(N_PROBES, frozen.n_positions)
+    codes = frozen.choose(x.numpy(), fresh)
+    unlike = (trained.codes.numpy() != codes).any(-1)
+    distances = [((x.numpy() - z) ** 2).sum(-1) for z in (trained.z.numpy(), frozen.embed(codes, fresh))]
     ties = np.abs(distances[0] - distances[1]) <= TIE * np.maximum(*distances) + 1e-12
-    meant = model.codec.embed(trained.codes.numpy(), fresh)
+    meant = frozen.embed(trained.codes.numpy(), fresh)
     astray = np.abs(meant - trained.z.numpy()).max(-1) > TIE  # the same code stands for something else
-    wrong = int(((unlike & ~ties) | astray).sum())
-    words = [f"the trainable and the frozen codec disagree on {wrong} of {N_PROBES} messages"] if wrong else []
-    return int((unlike & ties).sum()), words
+    return int(((unlike & ~ties) | astray).sum()), int((unlike & ties).sum())

@@ -66,21 +66,30 @@ class Guide:
 
     Observation [50] of agent i: one-hot of its own cell [25], one-hot of the goal of agent (i+1) % N [25]. With more
     agents than three nothing changes but the ring, which is harder to find: each hears N - 1 others, of whom one knows.
+
+    Args:
+        n_agents: N.
+        hops: who knows a goal is so many places before its owner in the ring. On a graph that is the ring itself
+            (`guide_relay`) a goal has to be passed on, so that one round of messages per step is not enough.
+        n_shown: the goal is seen in so many of the first steps, and dark afterwards; None: always (`guide_recall`: 1).
     """
 
-    def __init__(self, n_agents: int = N_AGENTS) -> None:
+    def __init__(self, n_agents: int = N_AGENTS, hops: int = 1, n_shown: int | None = None) -> None:
         if n_agents < 2:
             raise WorldError(f"a ring of guides needs at least 2 agents, not {n_agents}; nobody can guide itself")
         n_cells = SIZE * SIZE
+        self._hops, self._n_shown = hops, N_STEPS if n_shown is None else n_shown
+        kind = "" if n_agents == N_AGENTS else f"_{n_agents}"
+        kind += ("_relay" if hops > 1 else "") + ("_recall" if n_shown is not None else "")
         self._spec = WorldSpec(
-            name="guide_v1" if n_agents == N_AGENTS else f"guide_{n_agents}_v1",
+            name=f"guide{kind}_v1",
             n_agents=n_agents,
             observation_width=2 * n_cells,
             action_counts=(len(MOVES),) * n_agents,
             n_steps=N_STEPS,
             success="share of the agents that stand on their own goal at the end",
             must_say="log2 25 = 4.64 bits per agent per episode, once, along one edge: "
-            f"sender i tells agent (i+1) % {n_agents} its goal",
+            f"sender i tells agent (i+{hops}) % {n_agents} its goal",
             bound_bits=math.log2(n_cells),
             source="commlib (ours)",
         )
@@ -127,8 +136,9 @@ class Guide:
         """Nothing to free."""
 
     def _out(self, reward: Tensor) -> WorldStep:
-        neighbours_goal_BN = self._goal_BN.roll(-1, dims=1)
-        observation = torch.cat((self._one_hot[self._cell_BN], self._one_hot[neighbours_goal_BN]), dim=-1)
+        neighbours_goal_BN = self._goal_BN.roll(-self._hops, dims=1)
+        shown = self._one_hot[neighbours_goal_BN] * float(self._clock < self._n_shown)
+        observation = torch.cat((self._one_hot[self._cell_BN], shown), dim=-1)
         is_over = self._clock == N_STEPS
         done = torch.full((len(self._cell_BN),), is_over, device=self._cell_BN.device)
         return WorldStep(observation, reward, done, torch.full_like(self._cell_BN, not is_over, dtype=torch.bool))
@@ -137,3 +147,13 @@ class Guide:
 def guide_8() -> Guide:
     """Build the ring of eight: of 56 edges, 8 carry something."""
     return Guide(8)
+
+
+def guide_relay() -> Guide:
+    """Build the ring in which the one before the one before knows: two edges from where the goal is needed."""
+    return Guide(hops=2)
+
+
+def guide_recall() -> Guide:
+    """Build the ring in which a goal is seen in the first step only."""
+    return Guide(n_shown=1)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from commlib.errors import ConfigError
 from commlib.experiments.world_digits import Digits
-from commlib.experiments.world_guide import Guide, guide_8
+from commlib.experiments.world_guide import Guide, guide_8, guide_recall, guide_relay
 from commlib.experiments.world_predator_prey import predator_prey_easy, predator_prey_medium
 from commlib.experiments.world_secret import Secret
 from commlib.experiments.world_speaker_listener import SpeakerListener
@@ -34,6 +34,8 @@ _BUILT_IN: dict[str, Callable[[], World]] = {
     "digits_v1": Digits,
     "guide_v1": Guide,
     "guide_8_v1": guide_8,
+    "guide_recall_v1": guide_recall,
+    "guide_relay_v1": guide_relay,
     "predator_prey_easy_v1": predator_prey_easy,
     "predator_prey_medium_v1": predator_prey_medium,
     "secret_v1": Secret,

@@ -119,7 +119,7 @@ def test_a_counted_prior_lowers_the_rate_of_what_it_was_counted_from():
     model = model_of()
     contexts = np.concatenate([fresh_context(20, 1), np.tile([3, 1], (180, 1))])
     codes = np.concatenate([np.arange(20)[:, None], np.full((180, 1), 3)])
-    fitted = refit(model, contexts, codes)
+    fitted = refit(model, [(contexts, codes)])
     rates = [m.codec.estimate_bits(codes, contexts).mean() for m in (model, fitted)]
     assert rates[1] < 0.3 * rates[0]
     assert fitted.codec.digest != model.codec.digest
@@ -143,14 +143,14 @@ def test_what_the_prior_knows_is_a_setting_or_what_saves_most(knowledge, kind, a
     age = draw.integers(0, 4, size=(4000, 1))
     codes = 2 * age + draw.integers(0, 2, size=(4000, 1))
     contexts = np.concatenate([np.where(age == 0, -1, draw.integers(0, 25, size=(4000, 1))), age], 1)
-    prior = refit(model_of(), contexts, codes, knowledge).codec.prior
+    prior = refit(model_of(), [(contexts, codes)], knowledge).codec.prior
     assert (prior.kind, prior.n_ages) == (kind, ages)
 
 
 def test_a_prior_is_not_counted_from_nothing():
     model = model_of()
     nothing = np.zeros((0, 1), np.int64)
-    assert refit(model, nothing, nothing) is model
+    assert refit(model, [(nothing, nothing)]) == model
 
 
 def test_only_the_prior_is_counted_without_a_price_aware_encoder():

@@ -30,6 +30,10 @@ SPECS = {
     "sampled, attention": dataclasses.replace(SPEC, gate="sampled", aggregation="attention"),
     "mean": dataclasses.replace(SPEC, aggregation="mean"),
     "signature": dataclasses.replace(SPEC, aggregation="signature", message_width=20),
+    "three rounds": dataclasses.replace(SPEC, n_rounds=3),
+    "two rounds, attention": dataclasses.replace(SPEC, n_rounds=2, aggregation="attention"),
+    "topk": dataclasses.replace(SPEC, signal="topk", n_speakers=2),
+    "listen": dataclasses.replace(SPEC, signal="listen"),
 }
 PHASE = Phase(
     learning_rate=1e-3,
@@ -57,9 +61,9 @@ def source(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def fitted_codec():
-    codec = VQCodec(4, 8)
-    codec.fit(torch.rand(400, 4, generator=source(0)) * 2 - 1, source(1))
+def fitted_codec(width=4):
+    codec = VQCodec(width, 8)
+    codec.fit(torch.rand(400, width, generator=source(0)) * 2 - 1, source(1))
     return codec
 
 
@@ -67,13 +71,16 @@ CODEC = fitted_codec()
 
 
 def learners(blocks, spec=SPEC, topology="commformer", codec=CODEC):
-    if spec.message_width != codec.width:
-        codec = VQCodec(spec.message_width, 8)
-        codec.fit(torch.rand(400, spec.message_width, generator=source(0)) * 2 - 1, source(1))
-    return [Learner(spec, block, codec, make_topology(topology, 4), seed=3) for block in blocks]
+    codecs = [codec if width == codec.width else fitted_codec(width) for width in spec.message_widths]
+    return [Learner(spec, block, codecs, make_topology(topology, 4), seed=3) for block in blocks]
 
 
-def samples(block, n_positions=1, width=SPEC.message_width):
+def load(learner, codec):
+    """Give the learner the codec of its only round."""
+    learner.load_codecs({f"0.{name}": tensor for name, tensor in codec.state_dict().items()})
+
+
+def samples(block, widths=(SPEC.message_width,)):
     draw = source(5)
     N, L = SPEC.n_agents, N_SAMPLES
     state = torch.randn(L, N, SPEC.observation_width, generator=draw)
@@ -85,24 +92,37 @@ def samples(block, n_positions=1, width=SPEC.message_width):
         "advantage": torch.randn(L, N, generator=draw),
         "target": torch.randn(L, N, generator=draw),
         "active": torch.rand(L, N, generator=draw) < 0.8,
-        "context": torch.cat(
-            [torch.randint(START, 8, (L, N, n_positions), generator=draw), torch.ones(L, N, 1, dtype=torch.int64)], -1
-        ),
-        "noise": torch.randn(L, N, width, generator=draw),
         "talk": (torch.rand(L, N, generator=draw) < 0.6).float(),
     }
-    elapsed = torch.rand(L, generator=draw)
-    return Samples(state=state, elapsed=elapsed, **{name: part[:, block] for name, part in whole.items()})
+    elapsed, age = torch.rand(L, generator=draw), torch.ones(L, N, 1, dtype=torch.int64)
+    past = [torch.cat([torch.randint(START, 8, (L, N, 1), generator=draw), age], -1) for _ in widths]
+    noise = [torch.randn(L, N, width, generator=draw) for width in widths]
+    return Samples(
+        state=state,
+        elapsed=elapsed,
+        context=tuple(part[:, block] for part in past),
+        noise=tuple(part[:, block] for part in noise),
+        **{name: part[:, block] for name, part in whole.items()},
+    )
+
+
+def say(learner, phase, s):
+    return learner.say(phase, s.observation, s.elapsed, s.context[0], s.noise[0])
 
 
 def one_update(team, phase, graph_seed=7):
     """The summed gradients of weights and edges, and the summed loss terms."""
     index = torch.arange(N_SAMPLES)[::2]
+    widths = team[0].policy.spec.message_widths
     for learner in team:
-        learner.load(samples(learner.agents, width=learner.policy.spec.message_width))
+        learner.load(samples(learner.agents, widths))
     z_all = torch.cat([learner.forward_messages(phase, index, None) for learner in team], 1)
+    for _ in widths[1:]:
+        z_all = torch.cat([learner.forward_replies(phase, z_all, graph_seed) for learner in team], 1)
     legs = [learner.backward_actions(phase, z_all, graph_seed) for learner in team]
     gradient = sum(leg[0] for leg in legs)
+    for _ in widths[1:]:
+        gradient = sum(learner.backward_replies(gradient[:, learner.agents]) for learner in team)
     shares = [learner.backward_messages(gradient[:, learner.agents]) for learner in team]
     terms = [sum(parts) for parts in zip(*(leg[1] for leg in legs), strict=True)]
     return sum(share[0] for share in shares), sum(share[1] for share in shares), torch.stack(terms)
@@ -125,11 +145,16 @@ def test_the_cut_gradient_is_that_of_the_joint_loss(phase, spec):
     (learner,) = learners(SPLITS[0], spec)
     weights, edges, _ = one_update([learner], phase)
     weights, edges = weights.clone(), edges.clone()
-    s, index = samples([0, 1, 2, 3], width=spec.message_width), torch.arange(N_SAMPLES)[::2]
+    s, index = samples([0, 1, 2, 3], spec.message_widths), torch.arange(N_SAMPLES)[::2]
     inputs = learner.policy.inputs(s.observation, learner.agents, s.elapsed)[index]
     talk = s.talk[index] if spec.gate == "sampled" else None
-    z, _, bits, _, losses = learner._messages(phase, inputs, s.context[index], s.noise[index], talk)
-    log_p = learner._log_probs(phase, inputs, z, learner._drawn(phase, 7))
+    said = [learner._messages(phase, inputs, s.context[0][index], s.noise[0][index], talk)]
+    graph = learner._graph(phase, 7)
+    for context, noise in zip(s.context[1:], s.noise[1:], strict=True):
+        learner._heard = [one.z for one in said]
+        said.append(learner._replies(phase, inputs, graph, context[index], noise[index]))
+    log_p = learner._log_probs(phase, inputs, [one.z for one in said], graph)
+    bits = sum(one.bits for one in said)
     even = torch.full_like(bits, 1 / bits.numel())
     active = even * s.active[index]
     log_ratio = log_p.gather(-1, s.action[index][..., None])[..., 0] - s.log_prob[index]
@@ -139,12 +164,12 @@ def test_the_cut_gradient_is_that_of_the_joint_loss(phase, spec):
         + phase.objective.value(learner.policy.value(s.state[index], s.elapsed[index]), s.target[index], even)
         - phase.entropy_weight * (entropy * active).sum()
         + phase.objective.rate(bits, even)
-        + sum(losses.values())
+        + sum(sum(one.losses.values()) for one in said)
     )
     if talk is not None and phase.use_gate:
         p = learner.policy.speak(inputs)[1].sigmoid()
-        said = torch.where(talk > 0, p, 1 - p).log()
-        loss = loss + phase.objective.policy(said - said.detach(), s.advantage[index], active)
+        log_p = torch.where(talk > 0, p, 1 - p).log()
+        loss = loss + phase.objective.policy(log_p - log_p.detach(), s.advantage[index], active)
     parameters = [*learner.policy.parameters(), learner.topology.logits]
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     flat = [torch.zeros(p.numel()) if g is None else g.flatten() for p, g in zip(parameters, gradients, strict=True)]
@@ -212,12 +237,12 @@ def shut(learner):
 def test_a_shut_gate_says_the_expected_code_and_costs_nothing():
     (learner,) = learners(SPLITS[0], GATED)
     phase, s = PHASES["priced"], samples([0, 1, 2, 3])
-    said = learner.say(phase, s.observation, s.elapsed, s.context, s.noise)
+    said = say(learner, phase, s)
     assert said.talk.all(), "a new gate is open"
     shut(learner)
-    said = learner.say(phase, s.observation, s.elapsed, s.context, s.noise)
-    frozen = learner.codec.freeze()
-    expected = frozen.expected(s.context.flatten(0, 1).numpy())
+    said = say(learner, phase, s)
+    frozen = learner.codecs[0].freeze()
+    expected = frozen.expected(s.context[0].flatten(0, 1).numpy())
     assert not said.talk.any()
     assert torch.equal(said.codes.flatten(0, 1), torch.from_numpy(expected))
     assert torch.equal(said.z.flatten(0, 1), torch.from_numpy(frozen.embed(expected)))
@@ -229,14 +254,14 @@ def test_a_half_open_gate_says_each_message_whole_or_not_at_all():
     with torch.no_grad():
         learner.policy.encoder[-1].weight[-1] *= 10
         learner.policy.encoder[-1].bias[-1] = 0.0
-    said = learner.say(phase, s.observation, s.elapsed, s.context, s.noise)
+    said = say(learner, phase, s)
     assert 0 < said.talk.sum() < said.talk.numel()
     assert set(said.talk.unique().tolist()) == {0.0, 1.0}
     codes = said.codes.flatten(0, 1).numpy()
-    frozen = learner.codec.freeze()
+    frozen = learner.codecs[0].freeze()
     assert torch.allclose(said.z.flatten(0, 1), torch.from_numpy(frozen.embed(codes)), atol=1e-6)
     silent = (said.talk == 0).flatten().numpy()
-    assert (codes[silent] == frozen.expected(s.context.flatten(0, 1).numpy())[silent]).all()
+    assert (codes[silent] == frozen.expected(s.context[0].flatten(0, 1).numpy())[silent]).all()
 
 
 @pytest.mark.parametrize("name", ["dense", "through the codec"])
@@ -247,7 +272,7 @@ def test_before_the_priced_stage_everybody_talks(name):
         if is_shut:
             shut(learner)
         s = samples([0, 1, 2, 3])
-        said.append(learner.say(PHASES[name], s.observation, s.elapsed, s.context, None))
+        said.append(learner.say(PHASES[name], s.observation, s.elapsed, s.context[0], None))
     assert said[1].talk.all()
     assert all(torch.equal(one, other) for one, other in zip(*said, strict=True))
 
@@ -256,12 +281,12 @@ def test_a_fitted_prior_changes_what_silence_means():
     (learner,) = learners(SPLITS[0], GATED, codec=fitted_codec())
     shut(learner)
     s = samples([0, 1, 2, 3])
-    before = learner.say(PHASES["priced"], s.observation, s.elapsed, s.context, None).codes
+    before = learner.say(PHASES["priced"], s.observation, s.elapsed, s.context[0], None).codes
     assert not before.any(), "a uniform prior expects the first code"
     donor = fitted_codec()
     donor.set_prior(fit_prior(np.full((50, 1), 5), fresh_context(50, 1), 8))
-    learner.load_codec(donor.state_dict())
-    after = learner.say(PHASES["priced"], s.observation, s.elapsed, fresh_like(s.context[..., :-1]), None).codes
+    load(learner, donor)
+    after = learner.say(PHASES["priced"], s.observation, s.elapsed, fresh_like(s.context[0][..., :-1]), None).codes
     assert (after == 5).all()
 
 
@@ -271,7 +296,7 @@ def test_a_gate_gets_a_gradient_from_reward_and_from_the_bit_price():
         (learner,) = learners(SPLITS[0], GATED, codec=fitted_codec())
         expects_five = fitted_codec()
         expects_five.set_prior(fit_prior(np.full((50, 1), 5), fresh_context(50, 1), 8))
-        learner.load_codec(expects_five.state_dict())
+        load(learner, expects_five)
         one_update([learner], PHASES["priced"]._replace(objective=Objective(bit_price=bit_price)))
         gradients[bit_price] = float(learner.policy.encoder[-1].bias.grad[-1])
     assert gradients[0.0] != 0
@@ -286,7 +311,7 @@ def test_agents_take_only_actions_that_they_have():
     s = samples([0, 1, 2, 3])
     for uniform in (torch.rand(N_SAMPLES, 4, generator=source(0)), torch.ones(N_SAMPLES, 4), torch.zeros(N_SAMPLES, 4)):
         for phase in (PHASE, PHASES["noisy"]):
-            said = learner.say(phase, s.observation, s.elapsed, s.context, s.noise)
+            said = say(learner, phase, s)
             action, log_prob = learner.choose(phase, said.z, uniform)
             assert (action < torch.tensor(SPEC.action_counts)).all()
             assert torch.isfinite(log_prob).all()
@@ -297,9 +322,9 @@ def test_a_floor_keeps_every_action_possible():
     with torch.no_grad():
         learner.policy.actor[-1].bias[0] = 40
     s = samples([0, 1, 2, 3])
-    learner.say(PHASE, s.observation, s.elapsed, s.context, s.noise)
+    say(learner, PHASE, s)
     phase, silence = PHASE._replace(floor=0.2), torch.zeros(N_SAMPLES, 4, 4)
-    log_p = learner._log_probs(phase, learner._inputs, silence, learner.adjacency(phase))
+    log_p = learner._log_probs(phase, learner._inputs, [silence], learner.adjacency(phase))
     expected = torch.tensor([0.2 / 3, 0.2 / 5, 0.2 / 2, 0.2 / 5])
     assert torch.allclose(log_p[:, :, 1].exp(), expected.expand(N_SAMPLES, 4), rtol=1e-4)
 
@@ -352,16 +377,20 @@ def test_a_policy_treats_each_agent_alone():
 # --- whole iterations
 
 
-def guide_team(n_hosts, codec_maker=lambda: Int8Codec(4)):
+def guide_team(n_hosts, **chosen):
     world = Guide()
-    spec = PolicySpec.of(world.spec, message_width=4, hidden=16)
+    spec = PolicySpec.of(world.spec, message_width=4, hidden=16, **chosen)
+    widths = spec.message_widths
     plan = Plan(partition(3, n_hosts), ())
     runtime = LocalRuntime(n_hosts)
     runtime.each(
         "set_learner",
-        [(Learner, spec, plan.agents_of(h), codec_maker(), make_topology("commformer", 3), 0) for h in range(n_hosts)],
+        [
+            (Learner, spec, plan.agents_of(h), [Int8Codec(w) for w in widths], make_topology("commformer", 3), 0)
+            for h in range(n_hosts)
+        ],
     )
-    return Team(runtime, plan, 4, 4), world
+    return Team(runtime, plan, widths, widths), world
 
 
 LEARNING = Learning(
@@ -369,17 +398,28 @@ LEARNING = Learning(
 )
 
 
-@pytest.mark.parametrize("phase", PHASES.values(), ids=PHASES.keys())
-def test_a_rollout_and_its_update_are_the_same_over_one_and_three_hosts(phase):
+@pytest.mark.parametrize(
+    ("phase", "chosen"),
+    [
+        *((phase, {}) for phase in PHASES.values()),
+        (PHASES["noisy"], {"n_rounds": 3}),
+        (PHASES["priced"], {"n_rounds": 2}),
+        (PHASES["noisy"], {"signal": "topk", "n_speakers": 1}),
+        (PHASES["priced"], {"signal": "listen"}),
+    ],
+    ids=[*PHASES.keys(), "three rounds", "two rounds, priced", "topk", "listen, priced"],
+)
+def test_a_rollout_and_its_update_are_the_same_over_one_and_three_hosts(phase, chosen):
     results = []
     for n_hosts in (1, 3):
-        team, world = guide_team(n_hosts)
+        team, world = guide_team(n_hosts, **chosen)
         rollout = collect(team, world, phase, LEARNING, source(0))
         terms = update(team, rollout, phase, LEARNING, source(1), iteration=0)
         results.append((rollout, terms, team.each("learner.state")))
     (one, one_terms, (state,)), (three, three_terms, states) = results
     assert torch.equal(one.action, three.action)
-    assert torch.allclose(one.z, three.z, atol=1e-5)
+    for mine, others in zip(one.z, three.z, strict=True):
+        assert torch.allclose(mine, others, atol=1e-5)
     assert torch.allclose(torch.stack(one_terms), torch.stack(three_terms), rtol=1e-3, atol=1e-5)
     for other in states:
         assert torch.equal(other["weights.vector"], states[0]["weights.vector"])

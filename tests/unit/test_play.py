@@ -304,8 +304,8 @@ def test_a_watcher_sees_what_was_charged():
     stage, seen = Stage("30 bit/step"), []
     tally = stage.play(watcher=seen.append)
     assert [round_.step for round_ in seen] == list(range(10))
-    assert sum(8 * len(frame) for round_ in seen for frame in round_.frames.values()) == tally.wire_bits
-    assert sum(bill.bits for round_ in seen for sent in round_.sent for bill in sent.bills) == tally.wire_bits
+    assert sum(8 * len(frame) for step in seen for frame in step.rounds[0].frames.values()) == tally.wire_bits
+    assert sum(bill.bits for step in seen for sent in step.rounds[0].sent for bill in sent.bills) == tally.wire_bits
     assert all(round_.action.shape == (N_WORLDS, 3) for round_ in seen)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from commlib.agents.desk import LearnedTeam
-from commlib.agents.play import Books, Round, play
+from commlib.agents.play import Books, Step, play
 from commlib.agents.runtime import LocalRuntime
 from commlib.config import make_config, read_yaml
 from commlib.experiments.model import furnish
@@ -157,7 +157,7 @@ def test_the_eavesdropper_decodes_what_the_receivers_decode(team):
     runtime.each("desk.record", [()] * 3)
     ear, rounds = Eavesdropper(model, plan), []
 
-    def watch(seen: Round):
+    def watch(seen: Step):
         ear(seen)
         rounds.append(seen)
 
@@ -165,7 +165,7 @@ def test_the_eavesdropper_decodes_what_the_receivers_decode(team):
     generator = torch.Generator().manual_seed(0)
     play(runtime, plan, world, books, n_worlds=6, rate_weight=0.0, generator=generator, watcher=watch)
     senders = [route.sender for trunk in plan.trunks for route in trunk.routes]
-    recorded = [codes for _, codes in runtime.each("desk.recorded", [()] * 3)]
+    recorded = [codes for ((_, codes),) in runtime.each("desk.recorded", [()] * 3)]
     told = np.stack([ear.by_sender(heard.codes)[senders] for heard in ear.rounds])
     at = 0
     for trunk, codes in zip(plan.trunks, (c for c in recorded if len(c)), strict=True):
@@ -173,5 +173,5 @@ def test_the_eavesdropper_decodes_what_the_receivers_decode(team):
         assert np.array_equal(told[:, at : at + n].reshape(codes.shape), codes)
         at += n
     assert sum(heard.estimate_bits for heard in ear.rounds) == pytest.approx(
-        sum(s.estimate_bits for seen in rounds for s in seen.sent)
+        sum(s.estimate_bits for seen in rounds for s in seen.rounds[0].sent)
     )
