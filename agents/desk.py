@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from commlib.agent import BatchedTeam, Spoken
+from commlib.agent import BatchedTeam, ReplyingTeam, Spoken
 from commlib.agents.policy import Policy, PolicySpec, may_speak
 from commlib.codec import Codes, FrozenCodec, Vectors, fresh_context
+from commlib.errors import AgentError
 from commlib.exchange import Bill, Endpoint, Sent
 from commlib.gate import Gate
 from commlib.plan import Plan
@@ -184,6 +185,8 @@ class Desk:
         """Frames of a round to those of the next, which has this number, and receipts."""
         endpoint = self._endpoints[self._nth]
         received = endpoint.receive(round_number - 1, frames, alive)
+        if not isinstance(self._team, ReplyingTeam):
+            raise AgentError(f"a {type(self._team).__name__} has no method reply; give its steps one round of messages")
         spoken = self._team.reply(received.inbox, endpoint.delivered())
         self._nth += 1
         return Replied(self._send(round_number, spoken, alive, allowance_bits), received.heard)

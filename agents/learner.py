@@ -77,6 +77,7 @@ class Samples(NamedTuple):
         elapsed: share of the episode that is over, [L].
         action, log_prob, advantage, target: [L, n]; active: bool [L, n].
         context: what listeners of this host's agents have, [L, n, P + 1], in each round of a step.
+        held: what listeners heard of these agents a step before, [L, n, D], in each round but the first.
         noise: drawn by the driver, [L, n, D], or dice for gates, [L, n, 1], in each round; empty where there is none.
         talk: who talked, 0/1 [L, n].
     """
@@ -90,6 +91,7 @@ class Samples(NamedTuple):
     target: Tensor
     active: Tensor
     context: tuple[Tensor, ...]
+    held: tuple[Tensor, ...]
     noise: tuple[Tensor, ...]
     talk: Tensor
 
@@ -171,6 +173,8 @@ class Learner:
         self.codecs = nn.ModuleList(cast("Sequence[nn.Module]", codecs))
         """One for each round of a step."""
         self._frozen = [codec.freeze() for codec in codecs]
+        self._heard: list[Tensor] = []
+        self._legs: list[_Leg] = []
         self.meant = torch.zeros(0)
         """What agents last wanted to say, [B, n, D], before any codec or gate."""
         self._weights, self._edges = _Flat(self.policy), _Flat(topology)
@@ -184,15 +188,19 @@ class Learner:
 
         `noise` is what the driver drew: normal [B, n, D] for continuous messages, uniform [B, n, 1] for gates.
         """
-        self._inputs, self._heard = self.policy.inputs(observation, self.agents, elapsed), []
+        self._inputs = self.policy.inputs(observation, self.agents, elapsed)
+        self._heard.clear()
         z, codes, bits, talk, _ = self._messages(phase, self._inputs, context, noise)
         return Said(z, codes, bits, talk)
 
     @torch.no_grad()
-    def reply(self, phase: Phase, z_all: Tensor, context: Tensor, noise: Tensor | None) -> Said:
-        """Messages of the next round, after hearing z_all [B, N, D]; otherwise as `say`."""
+    def reply(self, phase: Phase, z_all: Tensor, context: Tensor, held: Tensor, noise: Tensor | None) -> Said:
+        """Messages of the next round, after hearing z_all [B, N, D]; otherwise as `say`.
+
+        `held`, [B, n, D], is what was heard of these agents in this round of the step before.
+        """
         self._heard.append(z_all)
-        z, codes, bits, talk, _ = self._replies(phase, self._inputs, self.adjacency(phase), context, noise)
+        z, codes, bits, talk, _ = self._replies(phase, self._inputs, self.adjacency(phase), context, held, noise)
         return Said(z, codes, bits, talk)
 
     @torch.no_grad()
@@ -257,7 +265,8 @@ class Learner:
         self._edges.gradient.zero_()
         s = self._samples
         self._index, self._inputs = index, self._all_inputs[index]
-        self._heard, self._legs = [], []
+        self._heard.clear()
+        self._legs.clear()
         talk = s.talk[index] if self.policy.spec.gate == "sampled" else None
         said = self._messages(phase, self._inputs, s.context[0][index], self._noise(0), talk)
         return self._sent(phase, said, talk)
@@ -265,10 +274,10 @@ class Learner:
     def forward_replies(self, phase: Phase, z_all: Tensor, graph_seed: int | None) -> Tensor:
         """The sender's leg of the next round, after hearing z_all [M, N, D]; see `backward_actions`."""
         self._heard.append(z_all.clone().requires_grad_())
-        nth = len(self._heard)
-        context = self._samples.context[nth][self._index]
+        nth, s = len(self._heard), self._samples
+        context, held = s.context[nth][self._index], s.held[nth - 1][self._index]
         adjacency = self._graph(phase, graph_seed)
-        return self._sent(phase, self._replies(phase, self._inputs, adjacency, context, self._noise(nth)), None)
+        return self._sent(phase, self._replies(phase, self._inputs, adjacency, context, held, self._noise(nth)), None)
 
     def _noise(self, nth: int) -> Tensor | None:
         noise = self._samples.noise
@@ -411,7 +420,7 @@ class Learner:
         return self._coded(phase, 0, x, context, noise, talk)
 
     def _replies(
-        self, phase: Phase, inputs: Tensor, adjacency_SR: Tensor, context: Tensor, noise: Tensor | None
+        self, phase: Phase, inputs: Tensor, adjacency_SR: Tensor, context: Tensor, held: Tensor, noise: Tensor | None
     ) -> _Messages:
         """What is said next, after all that was heard in this step."""
         spec, talk = self.policy.spec, None
@@ -419,12 +428,22 @@ class Learner:
         if spec.signal != "none":
             talk = may_speak(spec.signal, self._heard[0][..., 0], adjacency_SR, spec.n_speakers)[:, self.agents]
         x = self.policy.reply(inputs, heard, is_open)
-        return self._coded(phase, len(heard), x, context, noise, talk)
+        return self._coded(phase, len(heard), x, context, noise, talk, held)
 
     def _coded(
-        self, phase: Phase, nth: int, x: Tensor, context: Tensor, noise: Tensor | None, talk: Tensor | None
+        self,
+        phase: Phase,
+        nth: int,
+        x: Tensor,
+        context: Tensor,
+        noise: Tensor | None,
+        talk: Tensor | None,
+        held: Tensor | None = None,
     ) -> _Messages:
-        """Messages [M, n, D] of the nth round of a step as listeners get them, of those who talk: 0/1 [M, n]."""
+        """Messages [M, n, D] of the nth round of a step as listeners get them, of those who talk: 0/1 [M, n].
+
+        Of the others they have what they expect; while messages are continuous, what they heard last.
+        """
         raw, frozen = x.detach(), self._frozen[nth]
         self.meant = raw
         losses: dict[str, Tensor] = {}
@@ -439,8 +458,9 @@ class Learner:
         if talk is None and not has_rule:
             return _Messages(x, codes, bits, torch.ones(x.shape[:2]), losses)
         talk = torch.ones(x.shape[:2]) if talk is None else talk
-        if not phase.use_codec:  # continuous messages have no past: who is silent is not heard
-            return _Messages(talk[..., None] * x, codes, bits, talk, losses)
+        if not phase.use_codec:
+            last = torch.zeros_like(x) if held is None else held
+            return _Messages(talk[..., None] * x + (1 - talk[..., None]) * last, codes, bits, talk, losses)
         past = context.reshape(-1, context.shape[-1]).numpy()  # silence is the expected code, here as on the wire
         expected = frozen.expected(past)
         unsaid = torch.from_numpy(frozen.embed(expected, past)).view_as(x)

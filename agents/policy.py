@@ -104,6 +104,9 @@ class Listener(nn.Module):
     gets the gradient of what its message would be worth.
     """
 
+    width: int
+    """F, floats that are made of what is heard."""
+
     def __init__(self, spec: PolicySpec) -> None:
         super().__init__()
         self.kind, n, width = spec.aggregation, spec.n_agents, spec.message_width
@@ -160,8 +163,9 @@ class Policy(nn.Module):
         n, width, hidden = spec.n_agents, spec.message_width, spec.hidden
         first, *later = spec.message_widths
         self.encoder = _mlp(spec.observation_width, hidden, first + spec.has_gate)
-        self.listeners = nn.ModuleList(Listener(spec) for _ in range(spec.n_rounds))
-        heard = sum(listener.width for listener in self.listeners)
+        listeners = [Listener(spec) for _ in range(spec.n_rounds)]
+        self.listeners = nn.ModuleList(listeners)
+        *known, heard = itertools.accumulate(listener.width for listener in listeners)
         self.actor = _mlp(spec.input_width + heard, hidden, hidden, max(spec.action_counts), out_gain=0.01)
         self.critic = _mlp(n * spec.observation_width + 1, hidden, hidden, n)
         allowed = torch.arange(max(spec.action_counts)) < torch.tensor(spec.action_counts)[:, None]
@@ -171,10 +175,9 @@ class Policy(nn.Module):
             assert isinstance(bias, Tensor)
             with torch.no_grad():
                 bias[-1] = 2.0 if spec.has_gate else 0.5  # open at first: a gate that starts shut never learns to open
-        known = [0] if later and spec.signal != "none" else list(itertools.accumulate(x.width for x in self.listeners))
         self.repliers = nn.ModuleList(
             _mlp(spec.observation_width + features, hidden, width)
-            for features, width in zip(known, later, strict=False)
+            for features, width in zip(known if spec.signal == "none" else [0], later, strict=True)
         )
         self.router = Router(n, spec.input_width + heard, width, hidden) if spec.has_router else None
 

@@ -97,6 +97,7 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
     contexts = [torch.from_numpy(fresh_context(B * N, n)).view(B, N, -1) for n in team.n_positions]
     rows: list[tuple[Tensor, ...]] = []
     talks: list[list[tuple[Tensor, ...]]] = [[] for _ in contexts]
+    held = [torch.zeros(B, N, width) for width in team.widths]
     for t in range(n_steps):
         alive = ~step.done
         if not alive.any():
@@ -106,12 +107,13 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
         bits = torch.zeros(B, N)
         for nth, context in enumerate(contexts):
             noise = _noise(phase, (B, N, team.widths[nth]), generator)
-            drawn = (team.split(context, 1), None if noise is None else team.split(noise, 1))
+            past, dice = team.split(context, 1), None if noise is None else team.split(noise, 1)
             if nth == 0:
-                said = team.each("learner.say", phase, team.split(step.observation, 1), elapsed, *drawn)
+                said = team.each("learner.say", phase, team.split(step.observation, 1), elapsed, past, dice)
             else:
-                said = team.each("learner.reply", phase, heard[-1], *drawn)
+                said = team.each("learner.reply", phase, heard[-1], past, team.split(held[nth], 1), dice)
             heard.append(torch.cat([s.z for s in said], 1))
+            held[nth] = heard[-1]
             bits, talk = bits + torch.cat([s.bits for s in said], 1), torch.cat([s.talk for s in said], 1)
             talks[nth].append((heard[-1], context, *([] if noise is None else [noise])))
             contexts[nth] = torch.cat((torch.cat([s.codes for s in said], 1), context[..., -1:] + 1), -1)
@@ -124,7 +126,7 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
     observation, elapsed, action, log_prob, reward, active, alive, bits, talk = (
         torch.stack(column) for column in zip(*rows, strict=True)
     )
-    z, past, *noises = zip(
+    z, pasts, *noises = zip(
         *([torch.stack(column) for column in zip(*steps, strict=True)] for steps in talks), strict=True
     )
     value = team.runtime.each(
@@ -134,7 +136,7 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
         observation,
         elapsed,
         z,
-        past,
+        pasts,
         noises[0] if noises else (),
         action,
         log_prob,
@@ -192,15 +194,16 @@ def update(
         ),
         strict=True,
     )  # fmt: skip
-    past, noises = (
+    before = [torch.cat([torch.zeros_like(z[:1]), z[:-1]]) for z in rollout.z[1:]]
+    past, held, noises = (
         list(zip(*(mine(part[alive]) for part in parts), strict=True)) or [()] * len(team.blocks)
-        for parts in (rollout.context, rollout.noise)
+        for parts in (rollout.context, before, rollout.noise)
     )
     state, elapsed = rollout.observation[alive], rollout.elapsed.expand(alive.shape)[alive]
     samples = [
-        Samples(observation, state, elapsed, action, log_prob, adv, tgt, act, context, noise, talk)
-        for (observation, action, log_prob, adv, tgt, act, talk), context, noise in zip(
-            columns, past, noises, strict=True
+        Samples(observation, state, elapsed, action, log_prob, adv, tgt, act, contexts, last, noise, talk)
+        for (observation, action, log_prob, adv, tgt, act, talk), contexts, last, noise in zip(
+            columns, past, held, noises, strict=True
         )
     ]
     team.each("learner.load", samples)

@@ -81,18 +81,22 @@ class BatchedTeam(Protocol):
         """Messages for observations [W, n, O]; `elapsed` is the share of the episode that is over."""
         ...
 
-    def reply(self, inbox: Vectors, own: Vectors) -> Spoken:
-        """What to say in the next round of the step, after hearing the inbox [W, n, K, D] of this one.
-
-        Asked only of teams whose steps have several rounds. `own` is what listeners now have from the local agents
-        themselves, [n, W, D].
-        """
-        ...
-
     def act(self, inbox: Vectors, uniform: NDArray[np.float32]) -> NDArray[np.int64]:
         """Actions [W, n] after hearing the inbox [W, n, K, D] of the last round (zeros in slots without a sender).
 
         Teams that draw their actions use the uniform numbers [W, n] that they are dealt, and no dice of their own.
+        """
+        ...
+
+
+@runtime_checkable
+class ReplyingTeam(BatchedTeam, Protocol):
+    """A team whose steps have several rounds of messages: between speaking and acting it is asked to reply."""
+
+    def reply(self, inbox: Vectors, own: Vectors) -> Spoken:
+        """What to say in the next round, after hearing the inbox [W, n, K, D] of this one.
+
+        `own` is what listeners now have from the local agents themselves, [n, W, D].
         """
         ...
 
@@ -150,10 +154,6 @@ class Soloists:
                 if message is not None:
                     vectors[k, w], silent[k, w] = message, False
         return Spoken(vectors, silent)
-
-    def reply(self, inbox: Vectors, own: Vectors) -> Spoken:
-        """Never asked: an agent with a method `act` says one thing in a step."""
-        raise AgentError("agents with a method `act` have one round of messages in a step")
 
     def act(self, inbox: Vectors, uniform: NDArray[np.float32]) -> NDArray[np.int64]:
         """The actions chosen in `speak`; the inbox is read in the next step."""

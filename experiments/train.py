@@ -21,16 +21,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from commlib.agents.learner import Learner, Phase
 from commlib.agents.policy import PolicySpec
 from commlib.agents.pruning import KEPT, SLACK, cut, judge
 from commlib.agents.runtime import Runtime
 from commlib.agents.training import Learning, Rollout, Team, collect, update
-from commlib.codec import Codec, FrozenCodec
+from commlib.codec import Codec, FrozenCodec, fresh_context, next_context
 from commlib.codecs.frozen import TableCodec
+from commlib.codecs.prior import Prior, fit_prior
 from commlib.codecs.store import check_storable, load_codec, read_header, save_codec
 from commlib.config import PRUNABLE, RunConfig, make_config, read_yaml, write_yaml
 from commlib.errors import CodecError, ConfigError, RunError
@@ -120,6 +122,19 @@ def build_learner(config: RunConfig, world: WorldSpec, agents: list[int]) -> Lea
     topology = make_topology(config.topology, world.n_agents, config.density, config.graph_seed)
     spec = policy_spec(config, world)
     return Learner(spec, agents, codecs_of(config), topology, config.seed)
+
+
+def counted(codec: nn.Module, messages: Tensor) -> Prior:
+    """The prior of a codec, counted from recorded messages [T, B, N, D], each told by its nearest code."""
+    frozen = cast("TableCodec", cast("Codec", codec).freeze())
+    context = fresh_context(messages[0, ..., 0].numel(), frozen.n_positions)
+    found = []
+    for step in messages:
+        codes = frozen.choose(step.reshape(-1, frozen.width).numpy(), context)
+        found.append((codes, context))
+        context = next_context(context, codes)
+    said, contexts = (np.concatenate(column) for column in zip(*found, strict=True))
+    return fit_prior(said, contexts, frozen.prior.alphabet, frozen.prior.kind, frozen.prior.n_ages)
 
 
 @dataclass
@@ -227,6 +242,8 @@ class Training:
             if not torch.isfinite(recorded).all():
                 raise CodecError("recorded messages hold NaN or infinity; lower the learning rate")
             cast("Any", codec).fit(recorded, self.generator)
+            if self.config.signal != "none":  # who is silent is heard to say what is expected: it must be known by now
+                cast("Any", codec).set_prior(counted(codec, torch.cat([play.z[nth] for play in plays], 1)))
         self.share_codecs()
         self.fitted = True
 

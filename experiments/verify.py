@@ -145,7 +145,10 @@ class Pupil:
                 drawn = torch.from_numpy(dice[..., None])
                 said = self.learner.say(self.phase, torch.from_numpy(seen.observation), elapsed, context, drawn)
             else:
-                said = self.learner.reply(self.phase, z, context, None)
+                nothing = torch.zeros_like(
+                    self.learner.meant[..., :0]
+                )  # messages are coded: what was held is in the past
+                said = self.learner.reply(self.phase, z, context, nothing, None)
             z = torch.from_numpy(self._compare(self.model.codecs[nth], seen, past, codes, said.codes.numpy()))
         action, _ = self.learner.choose(self.phase, z, torch.from_numpy(seen.uniform))
         alive = seen.alive

@@ -101,6 +101,7 @@ def samples(block, widths=(SPEC.message_width,)):
         state=state,
         elapsed=elapsed,
         context=tuple(part[:, block] for part in past),
+        held=tuple(-part[:, block] for part in noise[1:]),
         noise=tuple(part[:, block] for part in noise),
         **{name: part[:, block] for name, part in whole.items()},
     )
@@ -150,9 +151,9 @@ def test_the_cut_gradient_is_that_of_the_joint_loss(phase, spec):
     talk = s.talk[index] if spec.gate == "sampled" else None
     said = [learner._messages(phase, inputs, s.context[0][index], s.noise[0][index], talk)]
     graph = learner._graph(phase, 7)
-    for context, noise in zip(s.context[1:], s.noise[1:], strict=True):
+    for context, held, noise in zip(s.context[1:], s.held, s.noise[1:], strict=True):
         learner._heard = [one.z for one in said]
-        said.append(learner._replies(phase, inputs, graph, context[index], noise[index]))
+        said.append(learner._replies(phase, inputs, graph, context[index], held[index], noise[index]))
     log_p = learner._log_probs(phase, inputs, [one.z for one in said], graph)
     bits = sum(one.bits for one in said)
     even = torch.full_like(bits, 1 / bits.numel())

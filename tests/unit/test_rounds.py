@@ -1,13 +1,14 @@
 """Several rounds of messages in a step: what is heard can be passed on, all of it is charged, and signals decide who speaks."""
 
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from commlib.agent import Soloists, Spoken
+from commlib.agent import Spoken
 from commlib.agents.play import Books, play
 from commlib.agents.policy import may_speak
 from commlib.agents.runtime import LocalRuntime
@@ -19,6 +20,7 @@ from commlib.errors import AgentError, CodecError, ConfigError
 from commlib.experiments.compose import codecs_of, resolve, why_no_router
 from commlib.experiments.model import Model, furnish
 from commlib.experiments.progress import Quiet
+from commlib.experiments.run import soloists
 from commlib.experiments.train import load_model, round_folder, train
 from commlib.experiments.verify import verify
 from commlib.experiments.world_guide import Guide, guide_relay
@@ -42,8 +44,6 @@ def numbers(alphabet=64):
 class Relay:
     """Agents in a ring that say a number of their own first, and then what they heard in the round before."""
 
-    heard: dict[int, list[np.ndarray]]
-
     def __init__(self, agents, senders):
         self.agents, self.step = agents, 0
         self.log: list[np.ndarray] = []
@@ -65,6 +65,16 @@ class Relay:
     def act(self, inbox, uniform):
         self.log.append(inbox[:, :, 0, 0].copy())
         return (uniform * 5).astype(np.int64)
+
+
+class _Still:
+    """An agent with a method `act`: it says one thing in a step."""
+
+    def __init__(self, agent_id):
+        self.agent_id = agent_id
+
+    def act(self, observation, inbox):
+        return 0, np.zeros(1, np.float32)
 
 
 class Stage:
@@ -299,11 +309,12 @@ def test_a_world_whose_goals_travel_two_edges_has_two_rounds():
     assert torch.equal(step.observation[..., 25:].argmax(-1), world._goal_BN.roll(-2, dims=1))
 
 
-def test_agents_with_a_method_act_say_one_thing_in_a_step():
+def test_a_team_that_cannot_reply_has_one_round():
+    stage = Stage(2, 1)
+    model = Model(partial(soloists, _Still, stage.world.spec, 1), numbers(), RING, earlier=(numbers(),))
+    furnish(stage.runtime, stage.plan, model)
     with pytest.raises(AgentError, match="one round"):
-        Soloists(lambda _: None, [], np.zeros((0, 0), np.int64), 1, []).reply(
-            np.zeros((1, 0, 0, 1)), np.zeros((0, 1, 1))
-        )
+        stage.play()
 
 
 def test_full_is_the_graph_of_a_scheduler():
