@@ -1,0 +1,72 @@
+"""Agents that remember: what each of them saw fades slowly instead of being gone in the next step.
+
+A memory without parameters, like the afterglow on a screen: beside each number that an agent sees stands its trace, the
+number itself while it is seen, and less and less of it afterwards. So the policy reads what was seen and roughly how long
+ago, and still trains on steps in any order: no unrolling through time, which makes recurrent policies many times slower
+here. (Replacing traces: Singh & Sutton 1996, Machine Learning 22; as an agent's memory: Eberhard, Muehlebach & Vernade
+2025, arXiv:2503.15200.) What was *heard* needs none of it: listeners keep each sender's last message anyway.
+
+Shapes: B worlds, N agents, O observation width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from commlib.world import World, WorldSpec, WorldStep, for_evaluation
+
+LEFT = 0.1
+"""What is left at the end of the longest episode of something seen in its first step."""
+
+
+class Remembering:
+    """A world as agents with traces see it: observations [B, N, 2 O], what is seen and then its trace.
+
+    The trace of a number x is x itself where |x| is at least |faded trace|, else the faded trace.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._fade = LEFT ** (1 / max(1, world.spec.n_steps - 1))
+        self._trace = torch.zeros(0)
+
+    @property
+    def spec(self) -> WorldSpec:
+        """The world's, with twice the observation."""
+        spec = self._world.spec
+        return replace(spec, observation_width=2 * spec.observation_width)
+
+    def reset(self, n_worlds: int, generator: torch.Generator) -> WorldStep:
+        """Start fresh episodes; nothing is remembered."""
+        step = self._world.reset(n_worlds, generator)
+        self._trace = step.observation
+        return self._with_trace(step)
+
+    def step(self, action: Tensor) -> WorldStep:
+        """Play one joint action, int64 [B, N]; older memories fade."""
+        step = self._world.step(action)
+        faded = self._fade * self._trace
+        self._trace = torch.where(step.observation.abs() >= faded.abs(), step.observation, faded)
+        return self._with_trace(step)
+
+    def _with_trace(self, step: WorldStep) -> WorldStep:
+        return step._replace(observation=torch.cat([step.observation, self._trace], -1))
+
+    def success(self) -> Tensor:
+        """As the world says."""
+        return self._world.success()
+
+    def set_progress(self, progress: float) -> None:
+        """Passed on."""
+        self._world.set_progress(progress)
+
+    def held_out(self) -> World:
+        """The world in which a team is judged, remembered alike."""
+        return Remembering(for_evaluation(self._world))
+
+    def close(self) -> None:
+        """Passed on."""
+        self._world.close()
