@@ -90,6 +90,13 @@ class RunConfig(_Frozen):
     aggregation: Literal["slots", "mean", "attention", "signature"] = Field(
         "slots", description="how an agent listens: a slot per sender, the mean, attention by sender, by signature"
     )
+    ids: Literal["onehot", "none", "role"] = Field(
+        "onehot",
+        description="what an agent is known by: its number; nothing, so that any number can play; a role that is learned",
+    )
+    agents: int | None = Field(
+        None, ge=1, description="how many agents, where the world allows another number; default: the world's own"
+    )
     gate: Literal["none", "talk", "sampled", "random", "event"] = Field(
         "none", description="who may be silent; talk, sampled: learned; random: by dice; event: who has no news"
     )
@@ -133,6 +140,18 @@ class RunConfig(_Frozen):
         return self
 
     @model_validator(mode="after")
+    def _who_is_known_by_nothing_has_no_place(self) -> RunConfig:
+        if self.ids == "none" and self.aggregation == "slots":
+            raise ValueError(
+                "with ids none no sender is told from another, and slots are told apart; take --aggregation mean, "
+                "attention or signature"
+            )
+        if self.ids == "none" and self.router == "learned":
+            asked = "the topology dynamic, whose edges a router opens," if self.topology == "dynamic" else "a router"
+            raise ValueError(f"{asked} must know its receivers apart, and with ids none it cannot; take --ids onehot")
+        return self
+
+    @model_validator(mode="after")
     def _gates_need_a_price(self) -> RunConfig:
         if self.gate in ("talk", "sampled") and self.stages.priced == 0:
             raise ValueError(
@@ -154,6 +173,9 @@ class RunConfig(_Frozen):
 
 PRUNABLE = ("pruned", "dynamic")
 """The topologies that are cut back to what listeners act upon."""
+
+LEARNED_GRAPHS = ("commformer", *PRUNABLE)
+"""The topologies that training decides upon; they are for the agents that were there."""
 
 DYNAMIC = {"router": "learned", "charging": "link"}
 """What goes with the topology `dynamic`: edges that open step by step are decided by a router and paid one by one."""
@@ -189,9 +211,10 @@ def make_config(*layers: tuple[str, Mapping[str, Any]]) -> RunConfig:
 
 
 PLAY_SETTINGS = (
-    "rate_aware", "charging", "runtime", "hosts", "budget", "bit_price", "seed", "episodes", "parallel_worlds",
+    "agents", "rate_aware", "charging", "runtime", "hosts", "budget", "bit_price", "seed", "episodes", "parallel_worlds",
 )  # fmt: skip
-"""What may change when a trained team plays again; all else was settled in its training."""
+"""What may change when a trained team plays again; all else was settled in its training. Another number of agents takes a
+team that was trained with ids none (`commlib.experiments.train.load_model`)."""
 
 
 def replay_config(config: RunConfig, layer: tuple[str, Mapping[str, Any]]) -> RunConfig:

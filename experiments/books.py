@@ -54,7 +54,7 @@ def audit_run(path: Path) -> tuple[dict[str, Any], list[str]]:
 def verify_run(path: Path, config: RunConfig, display: Display) -> Verdict:
     """Replay a run's evaluation on its hosts and in one batch, and compare."""
     folder = RunFolder.existing(path)
-    world = make_world(config.world)
+    world = make_world(config.world, config.agents)
     model = load_model(folder, world)
     runtime = open_runtime(config, n_hosts(config, world.spec.n_agents))
     try:

@@ -232,7 +232,7 @@ def _figures(
 def evaluate_run(path: Path, config: RunConfig, out: Path | None, display: Display) -> Result:
     """Evaluate a trained run again on hosts opened for it; see `evaluate_run_on`."""
     RunFolder.existing(path)
-    world = make_world(config.world)
+    world = make_world(config.world, config.agents)
     runtime = open_runtime(config, n_hosts(config, world.spec.n_agents))
     try:
         return evaluate_run_on(runtime, path, config, out, display)
@@ -257,7 +257,7 @@ def evaluate_run_on(runtime: Runtime, path: Path, config: RunConfig, out: Path |
     from commlib.experiments.train import load_model  # the trainer evaluates too
 
     source = RunFolder.existing(path)
-    world = make_world(config.world)
+    world = make_world(config.world, config.agents)
     model = load_model(source, world)
     is_new = out is not None and not out.exists()
     folder = source if out is None else copy_run(source, out)
@@ -277,7 +277,7 @@ def evaluate_run_on(runtime: Runtime, path: Path, config: RunConfig, out: Path |
                 journal,
                 display,
                 training=training,
-                random_return=old.random_return if old else None,
+                random_return=_random_return(old, world, config),
                 run=folder.path,
             )
         write_yaml(config, staged.config)
@@ -295,6 +295,13 @@ def evaluate_run_on(runtime: Runtime, path: Path, config: RunConfig, out: Path |
         discard_journal(fresh)
         shutil.rmtree(staged.path, ignore_errors=True)
         world.close()
+
+
+def _random_return(old: Result | None, world: World, config: RunConfig) -> Estimate | None:
+    """What random play returns in this world: as it was measured after training, or anew with other agents."""
+    if old is None or old.world == world.spec.name:
+        return old.random_return if old else None
+    return random_return(world, complete(config, world.spec))
 
 
 def _old_result(folder: RunFolder) -> Result | None:

@@ -66,7 +66,7 @@ def run(
     Raises:
         AgentError: an agent's reply is wrong; the sentence says how.
     """
-    made = make_world(world)
+    made = make_world(world, settings.get("agents"))
     spec = made.spec
     config = make_config(
         ("run", {"episodes": 64}),
@@ -181,12 +181,14 @@ class Trained:
 
     def evaluate(self, **settings: Any) -> Result:  # noqa: ANN401
         """Play again with other settings, such as ``budget="64 bit/step"``; nothing is written."""
-        world = make_world(self.config.world)
-        config = complete(replay_config(self.config, ("evaluate", settings)), world.spec)
+        config = replay_config(self.config, ("evaluate", settings))
+        world = make_world(config.world, config.agents)
+        config = complete(config, world.spec)
+        model = self.model if config.agents == self.config.agents else load_model(self.folder, world)
         opened = open_runtime(config, n_hosts(config, world.spec.n_agents))
         try:
             with Journal.in_memory() as journal:
-                return evaluate(self.model, config, world, opened, journal, Quiet())
+                return evaluate(model, config, world, opened, journal, Quiet())
         finally:
             opened.close()
             world.close()
@@ -200,7 +202,7 @@ def load(path: str | Path) -> Trained:
     """
     folder = RunFolder.existing(Path(path))
     config = make_config((str(folder.config), read_yaml(folder.config)))
-    world = make_world(config.world)
+    world = make_world(config.world, config.agents)
     try:
         return Trained(folder, config, load_model(folder, world))
     finally:
