@@ -6,8 +6,8 @@ alone (MAPPO: Yu et al. 2022, arXiv:2103.01955).
 
 What an agent is known by, to itself and to those who attend to it: its number, one-hot; nothing, so that agents are
 exchangeable and any number of them can play; or a role, a small latent that is learned for each agent, and by which it
-reads what it hears (customised by role as in LatentMem: Zhang et al. 2026, arXiv:2602.03036; how: FiLM, Perez et al.
-2018, arXiv:1709.07871, eq. 2).
+reads what it hears: what all share, made to measure by role (the idea of LatentMem, 2026, arXiv:2602.03036), by scale and
+shift (FiLM: Perez et al. 2018, arXiv:1709.07871).
 
 How an agent listens (`AGGREGATIONS`): a slot for each sender; the mean of all it hears (CommNet: Sukhbaatar et al. 2016,
 arXiv:1605.07736, eq. 2); attention over messages with their senders' ids; or attention in which the message itself

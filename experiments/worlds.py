@@ -15,7 +15,7 @@ from importlib.metadata import entry_points
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from commlib.errors import ConfigError
+from commlib.errors import ConfigError, WorldError
 from commlib.experiments.world_digits import Digits
 from commlib.experiments.world_guide import Guide, guide_8
 from commlib.experiments.world_predator_prey import predator_prey_easy, predator_prey_medium
@@ -87,7 +87,10 @@ def make_world(world: "Nameable", n_agents: int | None = None) -> World:
             f"{name} has {made.spec.n_agents} agents and allows no other number, so not agents = {n_agents}; leave it out, "
             f"or name one of {', '.join(_OF_ANY_SIZE)}"
         )
-    return _OF_ANY_SIZE[name](n_agents)
+    try:
+        return _OF_ANY_SIZE[name](n_agents)
+    except WorldError as error:
+        raise ConfigError(f"agents = {n_agents}: {error}") from error
 
 
 def _made(world: "Nameable") -> World:

@@ -6,7 +6,7 @@ import pytest
 
 import commlib
 from commlib.config import make_config, read_yaml, replay_config
-from commlib.errors import ConfigError, WorldError
+from commlib.errors import ConfigError
 from commlib.experiments.books import audit_run, verify_run
 from commlib.experiments.evaluate import evaluate_run
 from commlib.experiments.progress import Quiet
@@ -115,7 +115,7 @@ def test_a_learned_graph_has_no_place_for_others(tmp_path_factory, tmp_path):
 
 
 def test_a_world_that_does_not_allow_the_number_says_so(hunters, tmp_path):
-    with pytest.raises(WorldError, match="25 predators cannot have one each; take 1 to 24"):
+    with pytest.raises(ConfigError, match="25 predators cannot have one each; take 1 to 24"):
         play(hunters, tmp_path / "many", agents=25)
 
 
@@ -125,4 +125,5 @@ def test_a_team_may_be_trained_with_another_number(tmp_path):
     )
     assert (result.world, result.density) == ("guide_4_v1", 4 / 12)
     assert config_of(tmp_path / "run").agents == 4
+    assert verify_run(tmp_path / "run", config_of(tmp_path / "run"), Quiet()).differences == []
     assert load(tmp_path / "run").evaluate(seed=1).world == "guide_4_v1"
