@@ -112,18 +112,25 @@ class LearnedTeam:
     @torch.no_grad()
     def reply(self, inbox: Vectors, own: Vectors) -> Spoken:
         """Messages of the next round; silent are those whom the signals of the first tell to be."""
-        spec = self._policy.spec
-        vectors, silent = [], np.zeros((len(self._agents), len(inbox)), bool)
-        for k, (agent, inputs) in enumerate(zip(self._agents, self._inputs, strict=True)):
-            heard = self._by_sender(inbox, k)
-            self._heard[k].append(heard)
-            if spec.signal != "none":
-                signals = heard[:, 0, :, 0].clone()
-                signals[:, agent] = torch.from_numpy(own[k, :, 0])
-                everybody = 1 - torch.eye(spec.n_agents)
-                silent[k] = (may_speak(spec.signal, signals, everybody, spec.n_speakers)[:, agent] < 0.5).numpy()
+        vectors = []
+        for k, inputs in enumerate(self._inputs):
+            self._heard[k].append(self._by_sender(inbox, k))
             vectors.append(self._policy.reply(inputs, self._heard[k], self._is_open[k : k + 1]))
-        return Spoken(torch.cat(vectors, 1).transpose(0, 1).contiguous().numpy(), silent)
+        if len(self._heard[0]) == 1:
+            self._silent = self._told_to_be_silent(own)
+        return Spoken(torch.cat(vectors, 1).transpose(0, 1).contiguous().numpy(), self._silent)
+
+    def _told_to_be_silent(self, own: Vectors) -> NDArray[np.bool_]:
+        """Whom the signals of the first round, heard and own [n, W, 1], tell to be silent in this step, [n, W]."""
+        spec, silent = self._policy.spec, np.zeros(own.shape[:2], bool)
+        if spec.signal == "none":
+            return silent
+        everybody = 1 - torch.eye(spec.n_agents)
+        for k, agent in enumerate(self._agents):
+            signals = self._heard[k][0][:, 0, :, 0].clone()
+            signals[:, agent] = torch.from_numpy(own[k, :, 0])
+            silent[k] = (may_speak(spec.signal, signals, everybody, spec.n_speakers)[:, agent] < 0.5).numpy()
+        return silent
 
     @torch.no_grad()
     def act(self, inbox: Vectors, uniform: NDArray[np.float32]) -> NDArray[np.int64]:

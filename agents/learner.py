@@ -79,7 +79,7 @@ class Samples(NamedTuple):
         context: what listeners of this host's agents have, [L, n, P + 1], in each round of a step.
         held: what listeners heard of these agents a step before, [L, n, D], in each round but the first.
         noise: drawn by the driver, [L, n, D], or dice for gates, [L, n, 1], in each round; empty where there is none.
-        talk: who talked, 0/1 [L, n].
+        talk: who talked in the first round, 0/1 [L, n].
     """
 
     observation: Tensor

@@ -1,8 +1,13 @@
 """The network that all agents share: what to say, what to do, and (in training only) how good things are.
 
-One brain in many bodies: the parameters are shared, the agent's own id is part of what it sees. Speaking and acting are
-two calls, because between them the messages travel. The critic sees the whole state and is used in training alone (MAPPO:
-Yu et al. 2022, arXiv:2103.01955).
+One brain in many bodies: the parameters are shared, and `ids` says what tells the bodies apart (`IDS`). Speaking and
+acting are two calls, because between them the messages travel. The critic sees the whole state and is used in training
+alone (MAPPO: Yu et al. 2022, arXiv:2103.01955).
+
+What an agent is known by, to itself and to those who attend to it: its number, one-hot; nothing, so that agents are
+exchangeable and any number of them can play; or a role, a small latent that is learned for each agent, and by which it
+reads what it hears: what all share, made to measure by role (the idea of LatentMem, 2026, arXiv:2602.03036), by scale and
+shift (FiLM: Perez et al. 2018, arXiv:1709.07871).
 
 A step may have several rounds of messages: what is said in a later round depends on what was heard in the ones before
 (`reply`). Or a round of signals comes first, one number of each agent, and decides who speaks after it (`SIGNALS`).
@@ -12,7 +17,8 @@ arXiv:1605.07736, eq. 2); attention over messages with their senders' ids; or at
 brings its signature (TarMAC: Das et al. 2019, arXiv:1810.11187, sec. 4). The mean and signatures treat all senders
 alike; attention has an empty place to look at where nobody says anything of use.
 
-Shapes: B samples, n agents of this call, N agents in all, O observation width, D message width, A actions, K key width.
+Shapes: B samples, n agents of this call, N agents in all, O observation width, D message width, A actions, K key width,
+W width of what an agent is known by, F width of what it makes of what it hears.
 """
 
 import itertools
@@ -43,6 +49,7 @@ class PolicySpec:
     n_rounds: int = 1
     signal: str = "none"
     n_speakers: int = 0
+    ids: str = "onehot"
 
     @classmethod
     def of(cls, world: WorldSpec, message_width: int, hidden: int, **chosen: Any) -> "PolicySpec":  # noqa: ANN401
@@ -53,7 +60,7 @@ class PolicySpec:
     @property
     def message_widths(self) -> tuple[int, ...]:
         """Floats per message in each round of a step."""
-        return (self.message_width,) * self.n_rounds if self.signal == "none" else (1, self.message_width)
+        return (1,) * (self.signal != "none") + (self.message_width,) * self.n_rounds
 
     @property
     def has_gate(self) -> bool:
@@ -61,9 +68,14 @@ class PolicySpec:
         return self.gate in ("talk", "sampled")
 
     @property
-    def input_width(self) -> int:
-        """Observation, one-hot agent id, share of the episode that is over."""
-        return self.observation_width + self.n_agents + 1
+    def id_width(self) -> int:
+        """W, floats by which an agent is known."""
+        return {"onehot": self.n_agents, "none": 0}.get(self.ids, ROLE_WIDTH)
+
+    @property
+    def known_width(self) -> int:
+        """Observation, what the agent is known by, share of the episode that is over."""
+        return self.observation_width + self.id_width + 1
 
 
 SIGNALS = ("none", "topk", "listen")
@@ -93,8 +105,11 @@ def may_speak(rule: str, signals: Tensor, is_open_SR: Tensor, n_speakers: int) -
 
 
 AGGREGATIONS = ("slots", "mean", "attention", "signature")
+IDS = ("onehot", "none", "role")
 KEY_WIDTH, SHARPEST = 16, 20.0
 """K, TarMAC's signature has 16 floats; and the largest score of a message, which float32 can still weigh against all others."""
+ROLE_WIDTH = 8
+"""W of a role."""
 
 
 class Listener(nn.Module):
@@ -102,6 +117,10 @@ class Listener(nn.Module):
 
     Messages come as they were said; what a closed edge would carry has the weight 0. So a learned edge that is closed still
     gets the gradient of what its message would be worth.
+
+    It keeps the address book, too: where agents have roles, those of senders are in the keys and values of attention, and
+    the listener's own one colours what it makes of it all. A role colours nothing at first, so that who hears nobody starts
+    from hearing nothing.
     """
 
     width: int
@@ -112,6 +131,10 @@ class Listener(nn.Module):
         self.kind, n, width = spec.aggregation, spec.n_agents, spec.message_width
         if self.kind not in AGGREGATIONS:
             raise ConfigError(f"agents cannot listen by {self.kind!r}; there are {', '.join(AGGREGATIONS)}")
+        if spec.ids not in IDS:
+            raise ConfigError(f"agents cannot be known by {spec.ids!r}; there are {', '.join(IDS)}")
+        if spec.ids == "none" and self.kind == "slots":
+            raise ConfigError(f"who is known by nothing has no slot; listen by {', '.join(AGGREGATIONS[1:])}")
         self.width = {"slots": n * width, "mean": width, "attention": spec.hidden}.get(self.kind, width - KEY_WIDTH)
         if self.width < 1:
             raise ConfigError(
@@ -119,12 +142,43 @@ class Listener(nn.Module):
                 f"{KEY_WIDTH + 1} or more"
             )
         if self.kind in ("attention", "signature"):
-            self.query = nn.Linear(spec.input_width, KEY_WIDTH)
+            self.query = nn.Linear(spec.known_width, KEY_WIDTH)
         if self.kind == "attention":
-            self.key, self.value = nn.Linear(width + n, KEY_WIDTH), nn.Linear(width + n, spec.hidden)
+            told = width + spec.id_width
+            self.key, self.value = nn.Linear(told, KEY_WIDTH), nn.Linear(told, spec.hidden)
+        self.ids, self._id_columns = spec.ids, slice(spec.observation_width, -1)
+        if spec.ids == "role":
+            self.roles, self.colour = nn.Embedding(n, ROLE_WIDTH), nn.Linear(ROLE_WIDTH, 2 * self.width)
+            nn.init.normal_(self.roles.weight, std=ROLE_WIDTH**-0.5)  # about as long as a one-hot id
+            nn.init.zeros_(self.colour.weight)
+            nn.init.zeros_(self.colour.bias)
+
+    def known(self, inputs: Tensor) -> Tensor:
+        """What an agent knows before it hears anything: its inputs, with its role in the place of its number."""
+        if self.ids != "role":
+            return inputs
+        # each product is by exactly 0 or 1, so that its bits depend on no batch and no partition
+        role = inputs[..., self._id_columns] @ self.roles.weight
+        return torch.cat([inputs[..., : self._id_columns.start], role, inputs[..., -1:]], -1)
 
     def forward(self, inputs: Tensor, messages: Tensor, is_open: Tensor) -> Tensor:
         """Features [B, n, F] from inputs [B, n, I], messages [B, n, N, D], and 0/1 for each edge."""
+        known = self.known(inputs)
+        features = self._gathered(known, messages, is_open)
+        if self.ids != "role":
+            return features
+        scale, shift = self.colour(known[..., self._id_columns]).chunk(2, -1)
+        coloured: Tensor = (1 + scale) * features + shift  # FiLM: Perez et al. 2018, arXiv:1709.07871, eq. 2
+        return coloured
+
+    def _senders(self, n_senders: int) -> Tensor:
+        """What each sender is known by, [N, W]."""
+        if self.ids == "role":
+            return self.roles.weight
+        return torch.eye(n_senders) if self.ids == "onehot" else torch.zeros(n_senders, 0)
+
+    def _gathered(self, known: Tensor, messages: Tensor, is_open: Tensor) -> Tensor:
+        """Messages gathered into features, as this listener does it."""
         if self.kind in ("slots", "mean"):
             heard = messages * is_open[..., None]
             if self.kind == "slots":
@@ -133,9 +187,9 @@ class Listener(nn.Module):
         if self.kind == "signature":
             key, value = messages[..., :KEY_WIDTH], messages[..., KEY_WIDTH:]
         else:
-            told = torch.cat([messages, torch.eye(messages.shape[-2]).expand(*messages.shape[:-1], -1)], -1)
+            told = torch.cat([messages, self._senders(messages.shape[-2]).expand(*messages.shape[:-1], -1)], -1)
             key, value = self.key(told), self.value(told)
-        score = ((self.query(inputs)[..., None, :] * key).sum(-1) / KEY_WIDTH**0.5).clamp(-SHARPEST, SHARPEST)
+        score = ((self.query(known)[..., None, :] * key).sum(-1) / KEY_WIDTH**0.5).clamp(-SHARPEST, SHARPEST)
         top = score.detach().amax(-1, keepdim=True).clamp_min(0)
         weight = (score - top).exp() * is_open  # a product, so that a learned edge gets its gradient
         share = weight / (weight.sum(-1, keepdim=True) + (-top).exp())
@@ -154,20 +208,52 @@ def _mlp(*widths: int, out_gain: float = 1.0) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+class JointCritic(nn.Sequential):
+    """The value of every agent from the observations of all, each in its place."""
+
+    def __init__(self, spec: PolicySpec) -> None:
+        n, hidden = spec.n_agents, spec.hidden
+        super().__init__(*_mlp(n * spec.observation_width + 1, hidden, hidden, n))
+
+    def value(self, state: Tensor, elapsed: Tensor) -> Tensor:
+        """Values [B, N] from observations [B, N, O] and share of the episode over [B]."""
+        values: Tensor = self(torch.cat([state.flatten(1), elapsed[:, None]], -1))
+        return values
+
+
+class CommonCritic(nn.Module):
+    """The value of every agent from its own observation and the mean of what all see: it matters to nobody who is who.
+
+    A function of a set, and so of any number of agents (Deep Sets: Zaheer et al. 2017, arXiv:1703.06114, theorem 2).
+    """
+
+    def __init__(self, spec: PolicySpec) -> None:
+        super().__init__()
+        self.seen = nn.Sequential(_mlp(spec.observation_width, spec.hidden, out_gain=2**0.5), nn.ReLU())
+        self.worth = _mlp(spec.observation_width + spec.hidden + 1, spec.hidden, spec.hidden, 1)
+
+    def value(self, state: Tensor, elapsed: Tensor) -> Tensor:
+        """Values [B, N] from observations [B, N, O] and share of the episode over [B]."""
+        everybody = self.seen(state).mean(-2, keepdim=True).expand(-1, state.shape[1], -1)
+        late = elapsed[:, None, None].expand(-1, state.shape[1], 1)
+        values: Tensor = self.worth(torch.cat([state, everybody, late], -1))[..., 0]
+        return values
+
+
 class Policy(nn.Module):
     """Speak, act and value for any subset of the agents."""
 
     def __init__(self, spec: PolicySpec) -> None:
         super().__init__()
         self.spec = spec
-        n, width, hidden = spec.n_agents, spec.message_width, spec.hidden
+        width, hidden = spec.message_width, spec.hidden
         first, *later = spec.message_widths
         self.encoder = _mlp(spec.observation_width, hidden, first + spec.has_gate)
         listeners = [Listener(spec) for _ in range(spec.n_rounds)]
         self.listeners = nn.ModuleList(listeners)
-        *known, heard = itertools.accumulate(listener.width for listener in listeners)
-        self.actor = _mlp(spec.input_width + heard, hidden, hidden, max(spec.action_counts), out_gain=0.01)
-        self.critic = _mlp(n * spec.observation_width + 1, hidden, hidden, n)
+        *told, heard = itertools.accumulate(listener.width for listener in listeners)
+        self.actor = _mlp(spec.known_width + heard, hidden, hidden, max(spec.action_counts), out_gain=0.01)
+        self.critic: JointCritic | CommonCritic = CommonCritic(spec) if spec.ids == "none" else JointCritic(spec)
         allowed = torch.arange(max(spec.action_counts)) < torch.tensor(spec.action_counts)[:, None]
         self.register_buffer("forbidden", ~allowed, persistent=False)
         if spec.has_gate or spec.signal == "listen":
@@ -175,19 +261,27 @@ class Policy(nn.Module):
             assert isinstance(bias, Tensor)
             with torch.no_grad():
                 bias[-1] = 2.0 if spec.has_gate else 0.5  # open at first: a gate that starts shut never learns to open
+        told = told if spec.signal == "none" else [0, *told]
         self.repliers = nn.ModuleList(
-            _mlp(spec.observation_width + features, hidden, width)
-            for features, width in zip(known if spec.signal == "none" else [0], later, strict=True)
+            _mlp(spec.observation_width + features, hidden, width) for features, width in zip(told, later, strict=True)
         )
-        self.router = Router(n, spec.input_width + heard, width, hidden) if spec.has_router else None
+        if spec.has_router and spec.ids == "none":
+            raise ConfigError("a router knows its receivers by their ids; it cannot be taught with ids none")
+        self.router = Router(spec.n_agents, spec.known_width + heard, width, hidden) if spec.has_router else None
 
     forbidden: Tensor
 
     def inputs(self, observation: Tensor, agents: list[int], elapsed: Tensor) -> Tensor:
-        """Observation [B, n, O], ids of those n agents and share of the episode over [B], as input [B, n, I]."""
+        """Observation [B, n, O], ids of those n agents and share of the episode over [B], as input [B, n, I].
+
+        Who has a role is here still known by its number: inputs hold nothing that is learned, and so stay true in updates.
+        """
         B, n, _ = observation.shape
+        late = elapsed[:, None, None].expand(B, n, 1)
+        if self.spec.ids == "none":
+            return torch.cat([observation, late], -1)
         ids = torch.eye(self.spec.n_agents)[agents].expand(B, -1, -1)
-        return torch.cat([observation, ids, elapsed[:, None, None].expand(B, n, 1)], -1)
+        return torch.cat([observation, ids, late], -1)
 
     def speak(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         """Message [B, n, D] in -1..1, and the gate's logit [B, n] where there is one (above 0: rather talk).
@@ -202,10 +296,10 @@ class Policy(nn.Module):
     def reply(self, inputs: Tensor, heard: Sequence[Tensor], is_open: Tensor) -> Tensor:
         """Message [B, n, D] of the next round in -1..1, after hearing those of the rounds before, [B, n, N, D] each.
 
-        What is said after a round of signals does not depend on them.
+        What is said does not depend on signals.
         """
         known = [inputs[..., : self.spec.observation_width]]
-        if self.spec.signal == "none":
+        if self._words(heard):
             known.append(self._features(inputs, heard, is_open))
         message: Tensor = self.repliers[len(heard) - 1](torch.cat(known, -1)).tanh()
         return message
@@ -216,15 +310,21 @@ class Policy(nn.Module):
         `heard` has the messages of each round of the step, [B, n, N, D]. `is_open`, 0/1 [n, N], is the graph: whom each
         of these agents hears. What comes over closed edges is not looked at.
         """
-        logits: Tensor = self.actor(torch.cat([inputs, self._features(inputs, heard, is_open)], -1))
+        logits: Tensor = self.actor(self._aware(inputs, heard, is_open))
         return logits.masked_fill(self.forbidden[agents], -torch.inf)
 
     def _features(self, inputs: Tensor, heard: Sequence[Tensor], is_open: Tensor) -> Tensor:
-        """What is made of all that was heard, [B, n, F]; signals are not listened to."""
-        words = heard if self.spec.signal == "none" else heard[1:]
-        return torch.cat(
-            [listen(inputs, told, is_open) for listen, told in zip(self.listeners, words, strict=False)], -1
-        )
+        """What is made of all that was heard so far, [B, n, F]."""
+        listened = zip(self.listeners, self._words(heard), strict=False)
+        return torch.cat([listen(inputs, told, is_open) for listen, told in listened], -1)
+
+    def _words(self, heard: Sequence[Tensor]) -> Sequence[Tensor]:
+        """What was heard but for signals."""
+        return heard if self.spec.signal == "none" else heard[1:]
+
+    def _aware(self, inputs: Tensor, heard: Sequence[Tensor], is_open: Tensor) -> Tensor:
+        """What agents know and what they heard."""
+        return torch.cat([self.listeners[0].known(inputs), self._features(inputs, heard, is_open)], -1)
 
     def harm(
         self, inputs: Tensor, before: Tensor, is_open: Tensor, meant: Tensor, told: Tensor, receivers: Tensor
@@ -236,11 +336,9 @@ class Policy(nn.Module):
         """
         if self.router is None:
             raise AgentError("this network has no router; train it with `--router learned`")
-        heard = self._features(inputs, [before], is_open)
-        expected: Tensor = self.router(torch.cat([inputs, heard], -1), meant, told, receivers)
+        expected: Tensor = self.router(self._aware(inputs, [before], is_open), meant, told, receivers)
         return expected
 
     def value(self, state: Tensor, elapsed: Tensor) -> Tensor:
         """Expected return of every agent [B, N] from all observations [B, N, O]."""
-        values: Tensor = self.critic(torch.cat([state.flatten(1), elapsed[:, None]], -1))
-        return values
+        return self.critic.value(state, elapsed)

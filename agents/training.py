@@ -114,7 +114,9 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
                 said = team.each("learner.reply", phase, heard[-1], past, team.split(held[nth], 1), dice)
             heard.append(torch.cat([s.z for s in said], 1))
             held[nth] = heard[-1]
-            bits, talk = bits + torch.cat([s.bits for s in said], 1), torch.cat([s.talk for s in said], 1)
+            bits = bits + torch.cat([s.bits for s in said], 1)
+            if nth == 0:
+                talk = torch.cat([s.talk for s in said], 1)
             talks[nth].append((heard[-1], context, *([] if noise is None else [noise])))
             contexts[nth] = torch.cat((torch.cat([s.codes for s in said], 1), context[..., -1:] + 1), -1)
         uniform = torch.rand(B, N, generator=generator)

@@ -94,6 +94,16 @@ class RunConfig(_Frozen):
     aggregation: Literal["slots", "mean", "attention", "signature"] = Field(
         "slots", description="how an agent listens: a slot per sender, the mean, attention by sender, by signature"
     )
+    ids: Literal["onehot", "none", "role"] = Field(
+        "onehot",
+        description="what an agent is known by: its number; nothing, so that any number can play; a role that is learned",
+    )
+    agents: int | None = Field(
+        None, ge=1, description="how many agents, where the world allows another number; default: the world's own"
+    )
+    memory: Literal["none", "traces"] = Field(
+        "none", description="what agents remember of what they saw: nothing, or traces of it that fade"
+    )
     gate: Literal["none", "talk", "sampled", "listen", "random", "event"] = Field(
         "none",
         description="who may be silent; talk, sampled: learned; listen: whom nobody wants to hear; random: by dice; "
@@ -139,6 +149,18 @@ class RunConfig(_Frozen):
         return self
 
     @model_validator(mode="after")
+    def _who_is_known_by_nothing_has_no_place(self) -> RunConfig:
+        if self.ids == "none" and self.aggregation == "slots":
+            raise ValueError(
+                "with ids none no sender is told from another, and slots are told apart; take --aggregation mean, "
+                "attention or signature"
+            )
+        if self.ids == "none" and self.router == "learned":
+            asked = "the topology dynamic, whose edges a router opens," if self.topology == "dynamic" else "a router"
+            raise ValueError(f"{asked} must know its receivers apart, and with ids none it cannot; take --ids onehot")
+        return self
+
+    @model_validator(mode="after")
     def _gates_need_a_price(self) -> RunConfig:
         if self.gate in ("talk", "sampled", "listen") and self.stages.priced == 0:
             raise ValueError(
@@ -160,8 +182,6 @@ class RunConfig(_Frozen):
             )
         if self.gate == "listen" and self.topology != "full":
             raise ValueError("the gate listen asks every listener, so it needs the topology full")
-        if self.rounds > 1 and (self.gate != "none" or self.topology == "topk"):
-            raise ValueError("gates, and the topology topk, decide about one round per step; leave out --rounds")
         return self
 
     @property
@@ -177,6 +197,9 @@ class RunConfig(_Frozen):
 
 PRUNABLE = ("pruned", "dynamic")
 """The topologies that are cut back to what listeners act upon."""
+
+LEARNED_GRAPHS = ("commformer", *PRUNABLE)
+"""The topologies that training decides upon; they are for the agents that were there."""
 
 DYNAMIC = {"router": "learned", "charging": "link"}
 """What goes with the topology `dynamic`: edges that open step by step are decided by a router and paid one by one."""
@@ -212,9 +235,10 @@ def make_config(*layers: tuple[str, Mapping[str, Any]]) -> RunConfig:
 
 
 PLAY_SETTINGS = (
-    "rate_aware", "charging", "runtime", "hosts", "budget", "bit_price", "seed", "episodes", "parallel_worlds",
+    "agents", "rate_aware", "charging", "runtime", "hosts", "budget", "bit_price", "seed", "episodes", "parallel_worlds",
 )  # fmt: skip
-"""What may change when a trained team plays again; all else was settled in its training."""
+"""What may change when a trained team plays again; all else was settled in its training. Another number of agents takes a
+team that was trained with ids none (`commlib.experiments.train.load_model`)."""
 
 
 def replay_config(config: RunConfig, layer: tuple[str, Mapping[str, Any]]) -> RunConfig:

@@ -8,11 +8,10 @@ from typing import Any
 from commlib.audit import audit
 from commlib.config import RunConfig
 from commlib.errors import RunError
-from commlib.experiments.compose import n_hosts, open_runtime
+from commlib.experiments.compose import n_hosts, open_runtime, world_of
 from commlib.experiments.progress import Display
 from commlib.experiments.train import load_model
 from commlib.experiments.verify import Verdict, verify
-from commlib.experiments.worlds import make_world
 from commlib.journal import Journal
 from commlib.records import RunFolder
 
@@ -54,7 +53,7 @@ def audit_run(path: Path) -> tuple[dict[str, Any], list[str]]:
 def verify_run(path: Path, config: RunConfig, display: Display) -> Verdict:
     """Replay a run's evaluation on its hosts and in one batch, and compare."""
     folder = RunFolder.existing(path)
-    world = make_world(config.world)
+    world = world_of(config)
     model = load_model(folder, world)
     runtime = open_runtime(config, n_hosts(config, world.spec.n_agents))
     try:

@@ -448,7 +448,7 @@ def _calibrate(argv: list[str]) -> int:
         from commlib.experiments.worlds import make_world
         from commlib.plugins import load_object
 
-        world = make_world(config.world)
+        world = make_world(config.world, config.agents)
         try:
             made = compress_agent(load_object(known.source), world, complete(config, world.spec))
         finally:

@@ -19,7 +19,9 @@ from commlib.codecs.build import make_codec
 from commlib.codecs.frozen import TableCodec
 from commlib.config import RunConfig, make_config, read_yaml
 from commlib.errors import ConfigError
-from commlib.world import WorldSpec
+from commlib.experiments.memory import Remembering
+from commlib.experiments.worlds import make_world
+from commlib.world import World, WorldSpec
 
 _METHOD = "method-"
 
@@ -97,6 +99,12 @@ def complete(config: RunConfig, spec: WorldSpec) -> RunConfig:
     )
 
 
+def world_of(config: RunConfig, world: World | None = None) -> World:
+    """The world that a configuration names, or a live one, as its agents see it."""
+    made = world or make_world(config.world, config.agents)
+    return Remembering(made) if config.memory == "traces" else made
+
+
 def codec_of(config: RunConfig) -> Any:  # noqa: ANN401 (an nn.Module that is also a Codec)
     """The trainable codec that a configuration asks for."""
     return make_codec(
@@ -106,9 +114,8 @@ def codec_of(config: RunConfig) -> Any:  # noqa: ANN401 (an nn.Module that is al
 
 def codecs_of(config: RunConfig) -> list[Any]:
     """The trainable codecs of the rounds of a step; signals are numbers of 8 bits."""
-    if config.signal != "none":
-        return [make_codec("int8", 1, 0), codec_of(config)]
-    return [codec_of(config) for _ in range(config.rounds)]
+    signals = [make_codec("int8", 1, 0)] if config.signal != "none" else []
+    return signals + [codec_of(config) for _ in range(config.rounds)]
 
 
 def has_priced_encoder(config: RunConfig) -> bool:

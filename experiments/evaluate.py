@@ -25,11 +25,10 @@ from commlib.agents.play import Books, Tally, Watcher, play
 from commlib.agents.runtime import Runtime
 from commlib.config import RunConfig, write_yaml
 from commlib.errors import ConfigError, RunError
-from commlib.experiments.compose import complete, n_hosts, open_runtime
+from commlib.experiments.compose import complete, n_hosts, open_runtime, world_of
 from commlib.experiments.intervals import estimate
 from commlib.experiments.model import Model, furnish, has_router
 from commlib.experiments.progress import Display
-from commlib.experiments.worlds import make_world
 from commlib.information import perplexity
 from commlib.journal import Journal
 from commlib.ledger import Ledger, Statement
@@ -234,7 +233,7 @@ def _figures(
 def evaluate_run(path: Path, config: RunConfig, out: Path | None, display: Display) -> Result:
     """Evaluate a trained run again on hosts opened for it; see `evaluate_run_on`."""
     RunFolder.existing(path)
-    world = make_world(config.world)
+    world = world_of(config)
     runtime = open_runtime(config, n_hosts(config, world.spec.n_agents))
     try:
         return evaluate_run_on(runtime, path, config, out, display)
@@ -259,7 +258,7 @@ def evaluate_run_on(runtime: Runtime, path: Path, config: RunConfig, out: Path |
     from commlib.experiments.train import load_model  # the trainer evaluates too
 
     source = RunFolder.existing(path)
-    world = make_world(config.world)
+    world = world_of(config)
     model = load_model(source, world)
     is_new = out is not None and not out.exists()
     folder = source if out is None else copy_run(source, out)
@@ -279,7 +278,7 @@ def evaluate_run_on(runtime: Runtime, path: Path, config: RunConfig, out: Path |
                 journal,
                 display,
                 training=training,
-                random_return=old.random_return if old else None,
+                random_return=_random_return(old, world, config),
                 run=folder.path,
             )
         write_yaml(config, staged.config)
@@ -297,6 +296,13 @@ def evaluate_run_on(runtime: Runtime, path: Path, config: RunConfig, out: Path |
         discard_journal(fresh)
         shutil.rmtree(staged.path, ignore_errors=True)
         world.close()
+
+
+def _random_return(old: Result | None, world: World, config: RunConfig) -> Estimate | None:
+    """What random play returns in this world: as it was measured after training, or anew with other agents."""
+    if old is None or old.world == world.spec.name:
+        return old.random_return if old else None
+    return random_return(world, complete(config, world.spec))
 
 
 def _old_result(folder: RunFolder) -> Result | None:

@@ -161,9 +161,9 @@ def n_agents(run: Run) -> int:
 
 def world_spec(world: str) -> "WorldSpec | None":
     """What is known of a built-in world; None for any other, which is not loaded just to be described."""
-    from commlib.experiments.worlds import list_worlds
+    from commlib.experiments.worlds import known_spec
 
-    return next((spec for spec in list_worlds() if spec.name in (world, f"{world}_v1")), None)
+    return known_spec(world)
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:

@@ -21,9 +21,9 @@ from commlib.agents.play import Books, play
 from commlib.agents.runtime import LocalRuntime, Runtime
 from commlib.codecs.floats import Float32Codec
 from commlib.config import RunConfig, make_config, read_yaml, replay_config
-from commlib.errors import AgentError
+from commlib.errors import AgentError, ConfigError
 from commlib.experiments.calibrate import Knowledge, calibrate
-from commlib.experiments.compose import codec_of, complete, n_hosts, open_runtime
+from commlib.experiments.compose import codec_of, complete, n_hosts, open_runtime, world_of
 from commlib.experiments.evaluate import evaluate
 from commlib.experiments.model import Model, furnish
 from commlib.experiments.progress import Quiet, make_display
@@ -66,7 +66,7 @@ def run(
     Raises:
         AgentError: an agent's reply is wrong; the sentence says how.
     """
-    made = make_world(world)
+    made = make_world(world, settings.get("agents"))
     spec = made.spec
     config = make_config(
         ("run", {"episodes": 64}),
@@ -91,7 +91,16 @@ def run(
 
 
 def graph_of(config: RunConfig, world: World) -> tuple[Edge, ...]:
-    """Who may talk to whom, as configured."""
+    """Who may talk to whom, as configured, for agents of somebody's own.
+
+    Raises:
+        ConfigError: a setting asks for what only agents that are trained here can do.
+    """
+    if config.rounds > 1 or config.signal != "none" or config.memory != "none":
+        raise ConfigError(
+            "agents of your own say one message in a step, and remember what they like; leave out rounds, memory, the "
+            "topology topk and the gate listen"
+        )
     return make_topology(config.topology, world.spec.n_agents, config.density, config.graph_seed).edges()
 
 
@@ -181,12 +190,14 @@ class Trained:
 
     def evaluate(self, **settings: Any) -> Result:  # noqa: ANN401
         """Play again with other settings, such as ``budget="64 bit/step"``; nothing is written."""
-        world = make_world(self.config.world)
-        config = complete(replay_config(self.config, ("evaluate", settings)), world.spec)
+        config = replay_config(self.config, ("evaluate", settings))
+        world = world_of(config)
+        config = complete(config, world.spec)
+        model = self.model if config.agents == self.config.agents else load_model(self.folder, world)
         opened = open_runtime(config, n_hosts(config, world.spec.n_agents))
         try:
             with Journal.in_memory() as journal:
-                return evaluate(self.model, config, world, opened, journal, Quiet())
+                return evaluate(model, config, world, opened, journal, Quiet())
         finally:
             opened.close()
             world.close()
@@ -200,7 +211,7 @@ def load(path: str | Path) -> Trained:
     """
     folder = RunFolder.existing(Path(path))
     config = make_config((str(folder.config), read_yaml(folder.config)))
-    world = make_world(config.world)
+    world = world_of(config)
     try:
         return Trained(folder, config, load_model(folder, world))
     finally:

@@ -184,8 +184,8 @@ def as_flags(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield f"--{(prefix + name).replace('_', '-')}={value}"
 
 
-def _spec_of(name: str) -> WorldSpec:
-    world = make_world(name)
+def _spec_of(name: str, n_agents: int | None = None) -> WorldSpec:
+    world = make_world(name, n_agents)
     try:
         return world.spec
     finally:
@@ -197,6 +197,8 @@ def _training(spec: WorldSpec, world: str, method: str, settings: dict[str, Any]
     if config.bit_price is not None and not takes_a_price(config):
         settings = {**settings, "bit_price": None}
         config = resolve(world, method, file, settings)
+    if config.agents is not None:
+        spec = _spec_of(world, config.agents)
     config = complete(config, spec)
     check_names(config, spec)
     name = run_name(config)

@@ -16,7 +16,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -34,11 +34,11 @@ from commlib.codec import Codec, FrozenCodec, fresh_context, next_context
 from commlib.codecs.frozen import TableCodec
 from commlib.codecs.prior import Prior, fit_prior
 from commlib.codecs.store import check_storable, load_codec, read_header, save_codec
-from commlib.config import PRUNABLE, RunConfig, make_config, read_yaml, write_yaml
+from commlib.config import LEARNED_GRAPHS, PRUNABLE, RunConfig, make_config, read_yaml, write_yaml
 from commlib.errors import CodecError, ConfigError, RunError
 from commlib.experiments.calibrate import Knowledge, calibrate
 from commlib.experiments.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from commlib.experiments.compose import codecs_of, complete, n_hosts, open_runtime, resolve, why_no_router
+from commlib.experiments.compose import codecs_of, complete, n_hosts, open_runtime, resolve, why_no_router, world_of
 from commlib.experiments.evaluate import evaluate, random_return
 from commlib.experiments.model import Calibration, Model, learned_team, network_of
 from commlib.experiments.progress import Display, make_display
@@ -114,6 +114,7 @@ def policy_spec(config: RunConfig, world: WorldSpec) -> PolicySpec:
         n_rounds=config.rounds,
         signal=config.signal,
         n_speakers=senders_kept(world.n_agents, config.density) if config.signal == "topk" else 0,
+        ids=config.ids,
     )
 
 
@@ -162,7 +163,7 @@ class Training:
             gamma=learning.gamma,
             gae_lambda=learning.gae_lambda,
             edges_every=learning.edges_every if config.topology == "commformer" else 0,
-            has_learned_graph=config.topology in ("commformer", *PRUNABLE),
+            has_learned_graph=config.topology in LEARNED_GRAPHS,
         )
         self.generator = torch.Generator().manual_seed(config.seed)
         self.iteration, self.steps, self.bit_price = 0, 0, 0.0
@@ -398,7 +399,7 @@ def run_training(
         RunError: the folder holds a run already (without `resume`), or another one (with it).
     """
     folder = RunFolder(out)
-    world = world or make_world(config.world)
+    world = world_of(config, world)
     config = complete(config, world.spec)
     check_names(config, world.spec)
     check_folder(folder, config, resume=resume)
@@ -521,7 +522,7 @@ def train(world: Any, *, out: str | Path | None = None, quiet: bool = False, **s
         quiet: show no progress.
         settings: any setting of `commlib.config.RunConfig`, such as ``codec="int8"``.
     """
-    made = make_world(world)
+    made = make_world(world, settings.get("agents"))
     method = settings.pop("method", None)
     config = resolve(world if isinstance(world, str) else made.spec.name, method, None, settings)
     display = make_display(is_quiet=quiet)
@@ -539,26 +540,51 @@ def run_name(config: RunConfig) -> str:
 
 
 def load_model(folder: RunFolder, world: World) -> Model:
-    """The deployed team of a run folder.
+    """The deployed team of a run folder; where nobody is known by an id, of as many agents as the world has.
 
     Raises:
         RunError: the run was never finished.
         CodecError: its codec is damaged.
+        ConfigError: the world has another number of agents than the team was trained for, and that it cannot be.
     """
     checkpoint = read_checkpoint(folder.path / "policy")
     if checkpoint is None:
         raise RunError(f"{folder.path} holds no trained team; finish the run with `commlib train ... --resume`")
     position = {**checkpoint.position, "action_counts": tuple(checkpoint.position["action_counts"])}
     spec = PolicySpec(**position)
+    header = read_header(folder.codec)["calibration"]
+    edges = tuple(Edge(*edge) for edge in header["edges"])
+    if world.spec.n_agents != spec.n_agents:
+        spec, edges = _of_another_size(folder, spec, world.spec)
     have = (world.spec.n_agents, world.spec.observation_width, world.spec.action_counts)
     if (spec.n_agents, spec.observation_width, spec.action_counts) != have:
         raise RunError(f"{folder.path} was trained on another version of {world.spec.name}; train it again")
-    header = read_header(folder.codec)["calibration"]
     codec = load_codec(folder.codec)
-    edges = tuple(Edge(*edge) for edge in header["edges"])
     calibration, gate = Calibration.from_json(header), Gate(**header["gate"])
     earlier = tuple(load_codec(round_folder(folder, nth)) for nth in range(len(spec.message_widths) - 1))
     return Model(partial(learned_team, spec, checkpoint.tensors), codec, edges, calibration, gate, earlier)
+
+
+def _of_another_size(folder: RunFolder, spec: PolicySpec, world: WorldSpec) -> tuple[PolicySpec, tuple[Edge, ...]]:
+    """The network and the graph of a team with as many agents as this world has; the weights are the same."""
+    config = make_config((str(folder.config), read_yaml(folder.config)))
+    wanted = f"{folder.path} was trained with {spec.n_agents} agents and cannot play with {world.n_agents}"
+    if spec.ids != "none":
+        raise ConfigError(
+            f"{wanted}: it was trained with ids {spec.ids}, so each agent is known by its own; leave --agents out, or "
+            f"train with --ids none"
+        )
+    if config.topology in LEARNED_GRAPHS:
+        raise ConfigError(
+            f"{wanted}: its graph was learned (topology {config.topology}) and has no place for others; leave --agents "
+            f"out, or train with a graph that is given, such as --topology full"
+        )
+    graph = make_topology(config.topology, world.n_agents, config.density, config.graph_seed)
+    if len(set(spec.action_counts)) > 1:
+        raise ConfigError(f"{wanted}: its agents have different numbers of actions; leave --agents out")
+    counts = (spec.action_counts[0],) * world.n_agents
+    n_speakers = senders_kept(world.n_agents, config.density) if spec.signal == "topk" else 0
+    return replace(spec, n_agents=world.n_agents, action_counts=counts, n_speakers=n_speakers), graph.edges()
 
 
 __all__ = ["Stage", "Training", "load_model", "run_training", "stages_of", "train"]

@@ -137,18 +137,19 @@ class Pupil:
         """Compare one step: contexts [N, W, P + 1] before and codes [N, W, P] after each round, and the actions."""
         n_worlds, n_agents = seen.uniform.shape
         elapsed = torch.full((n_worlds,), seen.step / self.n_steps)
-        dice = np.stack([dice_of(self.model.gate.seed, seen.number, agent, n_worlds) for agent in range(n_agents)], 1)
         z = torch.zeros(0)
         for nth, (past, codes) in enumerate(zip(before, after, strict=True)):
             context = torch.from_numpy(past).permute(1, 0, 2).contiguous()
+            number, seed = seen.number + nth, self.model.gate.seed
+            dice = np.stack([dice_of(seed, number, agent, n_worlds) for agent in range(n_agents)], 1)
+            drawn = torch.from_numpy(dice[..., None])
             if nth == 0:
-                drawn = torch.from_numpy(dice[..., None])
                 said = self.learner.say(self.phase, torch.from_numpy(seen.observation), elapsed, context, drawn)
             else:
                 nothing = torch.zeros_like(
                     self.learner.meant[..., :0]
                 )  # messages are coded: what was held is in the past
-                said = self.learner.reply(self.phase, z, context, nothing, None)
+                said = self.learner.reply(self.phase, z, context, nothing, drawn)
             z = torch.from_numpy(self._compare(self.model.codecs[nth], seen, past, codes, said.codes.numpy()))
         action, _ = self.learner.choose(self.phase, z, torch.from_numpy(seen.uniform))
         alive = seen.alive

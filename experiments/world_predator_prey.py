@@ -12,10 +12,13 @@ Shapes: B worlds, N predators, O observation width, C cells, V cells in view = (
 import torch
 from torch import Tensor
 
+from commlib.errors import WorldError
 from commlib.experiments.world_guide import MOVES, check_action, move_table
 from commlib.world import WorldSpec, WorldStep
 
 STEP_COST = 0.05
+EASY, MEDIUM = 3, 5
+"""How many predators IC3Net's settings have."""
 
 
 def view_table(size: int, vision: int) -> Tensor:
@@ -35,12 +38,20 @@ class PredatorPrey:
     on it, counted after the move. The episode ends when all are on the prey, or with the last step.
 
     Observation of a predator: one-hot of its own cell [C]; for each of the V cells in view, row by row: 1 if outside
-    the grid, predators there (itself included) / N, 1 if the prey is there. IC3Net instead marks each cell in view with
+    the grid, predators there (itself included) / the setting's own N, 1 if the prey is there. So a predator alone looks
+    the same in a team of any size, and every width is that of the setting. IC3Net instead marks each cell in view with
     the one-hot of its own place; the information is the same, the width C + 3 V instead of (C + 4) V.
     """
 
-    def __init__(self, *, name: str, size: int, n_predators: int, vision: int, n_steps: int) -> None:
+    def __init__(
+        self, *, name: str, size: int, n_predators: int, vision: int, n_steps: int, n_usual: int | None = None
+    ) -> None:
         n_cells, n_view = size * size, (2 * vision + 1) ** 2
+        if not 0 < n_predators < n_cells:
+            raise WorldError(
+                f"{name} places each predator and the prey on a cell of its own; of {n_cells} cells {n_predators} "
+                f"predators cannot have one each; take 1 to {n_cells - 1}"
+            )
         self._spec = WorldSpec(
             name=name,
             n_agents=n_predators,
@@ -51,6 +62,7 @@ class PredatorPrey:
             must_say=f"where the prey is: at most log2 {n_cells} bits from the first predator that finds it",
             source="IC3Net, arXiv:1812.09755, mode mixed",
         )
+        self._n_usual = n_usual or n_predators
         self._next_cell = move_table(size)
         self._view = view_table(size, vision)
         self._n_padded = (size + 2 * vision) ** 2
@@ -102,12 +114,12 @@ class PredatorPrey:
         return self._cell_BN == self._prey_B[:, None]
 
     def _out(self, reward: Tensor) -> WorldStep:
-        n_worlds, n_predators = self._cell_BN.shape
+        n_worlds = len(self._cell_BN)
         padded_BN = self._pad[self._cell_BN]
         ones = torch.ones_like(padded_BN, dtype=torch.float32)
         count = ones.new_zeros(n_worlds, self._n_padded).scatter_add_(1, padded_BN, ones)
         view_BNV = self._view[self._cell_BN]
-        predators = count.gather(1, view_BNV.flatten(1)).view_as(view_BNV) / n_predators
+        predators = count.gather(1, view_BNV.flatten(1)).view_as(view_BNV) / self._n_usual
         prey = (view_BNV == self._pad[self._prey_B][:, None, None]).float()
         seen = torch.stack((self._outside[self._cell_BN], predators, prey), dim=-1)
         observation = torch.cat((self._one_hot[self._cell_BN], seen.flatten(2)), dim=-1)
@@ -116,11 +128,13 @@ class PredatorPrey:
         return WorldStep(observation, reward, done, hunting & ~done[:, None])
 
 
-def predator_prey_easy() -> PredatorPrey:
-    """Build IC3Net's easy setting: 3 predators, 5x5, vision 0, 20 steps."""
-    return PredatorPrey(name="predator_prey_easy_v1", size=5, n_predators=3, vision=0, n_steps=20)
+def predator_prey_easy(n_agents: int = EASY) -> PredatorPrey:
+    """Build IC3Net's easy setting: 3 predators (or another number), 5x5, vision 0, 20 steps."""
+    name = "predator_prey_easy_v1" if n_agents == EASY else f"predator_prey_easy_{n_agents}_v1"
+    return PredatorPrey(name=name, size=5, n_predators=n_agents, vision=0, n_steps=20, n_usual=EASY)
 
 
-def predator_prey_medium() -> PredatorPrey:
-    """Build IC3Net's medium setting: 5 predators, 10x10, vision 1, 40 steps."""
-    return PredatorPrey(name="predator_prey_medium_v1", size=10, n_predators=5, vision=1, n_steps=40)
+def predator_prey_medium(n_agents: int = MEDIUM) -> PredatorPrey:
+    """Build IC3Net's medium setting: 5 predators (or another number), 10x10, vision 1, 40 steps."""
+    name = "predator_prey_medium_v1" if n_agents == MEDIUM else f"predator_prey_medium_{n_agents}_v1"
+    return PredatorPrey(name=name, size=10, n_predators=n_agents, vision=1, n_steps=40, n_usual=MEDIUM)

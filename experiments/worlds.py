@@ -15,7 +15,7 @@ from importlib.metadata import entry_points
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from commlib.errors import ConfigError
+from commlib.errors import ConfigError, WorldError
 from commlib.experiments.world_digits import Digits
 from commlib.experiments.world_guide import Guide, guide_8, guide_recall, guide_relay
 from commlib.experiments.world_predator_prey import predator_prey_easy, predator_prey_medium
@@ -42,6 +42,12 @@ _BUILT_IN: dict[str, Callable[[], World]] = {
     "speaker_listener_v1": SpeakerListener,
     "traffic_junction_easy_v1": TrafficJunction,
 }
+_OF_ANY_SIZE: dict[str, Callable[[int], World]] = {
+    "guide_v1": Guide,
+    "predator_prey_easy_v1": predator_prey_easy,
+    "predator_prey_medium_v1": predator_prey_medium,
+}
+"""The worlds that allow another number of agents, with observations and actions as they are."""
 _EXTRAS = {"mpe2": "commlib[mpe]", "pettingzoo.sisl": "commlib[sisl]"}
 
 
@@ -50,19 +56,46 @@ def list_worlds() -> list[WorldSpec]:
     return [make().spec for make in _BUILT_IN.values()]
 
 
-def make_world(world: "Nameable") -> World:
-    """Turn a name, an address or an object into a `World`.
+def known_spec(name: str) -> WorldSpec | None:
+    """What is known of a built-in world by the name that its results bear; None of any other."""
+    if found := next((spec for spec in list_worlds() if spec.name in (name, f"{name}_v1")), None):
+        return found
+    sized = re.fullmatch(r"(.+)_(\d+)(_v\d+)", name)
+    if sized is None or sized[1] + sized[3] not in _OF_ANY_SIZE:
+        return None
+    return _OF_ANY_SIZE[sized[1] + sized[3]](int(sized[2])).spec
+
+
+def make_world(world: "Nameable", n_agents: int | None = None) -> World:
+    """Turn a name, an address or an object into a `World`, of its own number of agents or another that it allows.
 
         make_world("guide")                                  built in; "guide_v1" is the same
         make_world("pettingzoo:sisl/pursuit-v5")             pettingzoo.sisl.pursuit_v5.parallel_env()
         make_world("mpe2:simple_speaker_listener_v4")        mpe2.simple_speaker_listener_v4.parallel_env()
         make_world("my_package.my_module:MyWorld")           a World or ParallelEnv class, or a function that makes one
+        make_world("guide", 5)                               with five agents
         make_world(env), make_world(lambda: MyEnv(size=9))   a live World or ParallelEnv, or a function that makes one
 
     Raises:
-        ConfigError: there is no such world, or what is there is none.
+        ConfigError: there is no such world, what is there is none, or it does not allow that number of agents.
         WorldError: it is one, and breaks the contract.
     """
+    made = _made(world)
+    if n_agents is None or n_agents == made.spec.n_agents:
+        return made
+    name = made.spec.name
+    if not isinstance(world, str) or name not in _OF_ANY_SIZE:
+        raise ConfigError(
+            f"{name} has {made.spec.n_agents} agents and allows no other number, so not agents = {n_agents}; leave it out, "
+            f"or name one of {', '.join(_OF_ANY_SIZE)}"
+        )
+    try:
+        return _OF_ANY_SIZE[name](n_agents)
+    except WorldError as error:
+        raise ConfigError(f"agents = {n_agents}: {error}") from error
+
+
+def _made(world: "Nameable") -> World:
     if not isinstance(world, str):
         return _from_object(world, repr(world))
     name = world.strip()

@@ -44,6 +44,10 @@ def test_a_configuration_cannot_be_changed():
         ({"charging": "free"}, "charging = 'free': there are broadcast, link"),
         ({"budget": "64 bit/hour"}, "the budget '64 bit/hour' is for an unknown span 'hour'"),
         ({"budget": "64"}, "budget = '64': the budget '64' has no unit"),
+        ({"agents": 0}, "agents = 0: Input should be greater than or equal to 1"),
+        ({"ids": "none"}, "with ids none no sender is told from another, .*; take --aggregation mean, attention"),
+        ({"ids": "none", "aggregation": "mean", "router": "learned"}, "a router must know its receivers apart"),
+        ({"ids": "none", "aggregation": "mean", "topology": "dynamic"}, "the topology dynamic, whose edges a router"),
     ],
 )
 def test_a_wrong_setting_names_its_layer_and_the_cure(settings, sentence):
@@ -100,6 +104,7 @@ def test_a_file_that_is_none_is_one_sentence(content, sentence, tmp_path):
     [
         ({"gate": "evnt"}, "gate = 'evnt': did you mean 'event'?"),
         ({"aggregation": "loud"}, "aggregation = 'loud': there are slots, mean, attention, signature"),
+        ({"ids": "roles"}, "ids = 'roles': did you mean 'role'?"),
     ],
 )
 def test_a_choice_that_there_is_not_names_its_neighbour(settings, sentence):

@@ -34,6 +34,8 @@ SPECS = {
     "two rounds, attention": dataclasses.replace(SPEC, n_rounds=2, aggregation="attention"),
     "topk": dataclasses.replace(SPEC, signal="topk", n_speakers=2),
     "listen": dataclasses.replace(SPEC, signal="listen"),
+    "topk, two rounds": dataclasses.replace(SPEC, signal="topk", n_speakers=1, n_rounds=2),
+    "sampled, two rounds": dataclasses.replace(SPEC, gate="sampled", n_rounds=2),
 }
 PHASE = Phase(
     learning_rate=1e-3,

@@ -215,8 +215,12 @@ def tiny(settings, tmp_path, **chosen):
         {"method": "schednet"},
         {"topology": "full", "gate": "listen", "stages": {"priced": 0.2, "calibrate_worlds": 8, "calibrate_rounds": 1}},
         {"topology": "topk", "charging": "link"},
+        {"world": "guide_relay", "method": "schednet"},
+        {"rounds": 2, "method": "random"},
+        {"rounds": 2, "method": "etc"},
+        {"rounds": 2, "method": "ic3net"},
     ],
-    ids=["relay", "three rounds", "schednet", "listen", "topk, link"],
+    ids=["relay", "three rounds", "schednet", "listen", "topk, link", "scheduled relay", "random", "etc", "ic3net"],
 )
 def test_hosts_and_learner_agree(tiny_settings, tmp_path, chosen):
     model, config, world, folder = tiny(tiny_settings, tmp_path, **chosen)
@@ -284,8 +288,6 @@ def test_a_run_keeps_the_codec_of_every_round(tiny_settings, tmp_path):
         ({"topology": "topk", "gate": "event"}, "the topology topk decides who speaks"),
         ({"topology": "ring", "gate": "listen", "stages": {"priced": 0.2}}, "needs the topology full"),
         ({"gate": "listen", "topology": "full"}, "is learned in the priced stage"),
-        ({"rounds": 2, "gate": "random"}, "leave out --rounds"),
-        ({"rounds": 2, "topology": "topk"}, "leave out --rounds"),
         ({"rounds": 0}, "greater than or equal to 1"),
     ],
 )

@@ -98,3 +98,10 @@ def test_same_seed_same_episode(make):
     for one, two in zip(play(3), play(3), strict=True):
         assert all(a.equal(b) for a, b in zip(one, two, strict=True))
     assert not play(3)[0].observation.equal(play(4)[0].observation)
+
+
+def test_a_predator_alone_looks_the_same_in_a_team_of_any_size():
+    few, many = placed(predator_prey_easy(), [12, 7, 3], 24), placed(predator_prey_easy(5), [12, 7, 3, 8, 8], 24)
+    seen, among = (world.step(act(*[STAY] * world.spec.n_agents)).observation[0] for world in (few, many))
+    assert among[:3].equal(seen)
+    assert float(among[3, 26]) == pytest.approx(2 / 3)

@@ -17,7 +17,7 @@ from commlib.experiments.world_predator_prey import PredatorPrey
 from commlib.experiments.world_secret import Secret
 from commlib.experiments.world_speaker_listener import SpeakerListener
 from commlib.experiments.world_traffic_junction import TrafficJunction
-from commlib.experiments.worlds import list_worlds, make_world
+from commlib.experiments.worlds import known_spec, list_worlds, make_world
 
 
 class Still(ParallelEnv):
@@ -176,3 +176,34 @@ def test_real_pettingzoo_worlds_run_and_repeat(name, n_agents, width, counts, n_
     for one, two in zip(first, second, strict=True):
         assert all(a.equal(b) for a, b in zip(one, two, strict=True))
     world.close()
+
+
+@pytest.mark.parametrize("name", ["guide", "predator_prey_easy", "predator_prey_medium_v1"])
+def test_some_worlds_allow_another_number_of_agents_who_see_and_do_what_they_did(name):
+    usual = make_world(name).spec
+    assert make_world(name, usual.n_agents).spec == usual
+    spec = make_world(name, 7).spec
+    assert spec.n_agents == len(spec.action_counts) == 7
+    assert spec.name == usual.name.removesuffix("_v1") + "_7_v1"
+    assert (spec.observation_width, spec.n_actions) == (usual.observation_width, usual.n_actions)
+    assert known_spec(spec.name) == spec
+
+
+@pytest.mark.parametrize("world", ["secret", "guide_8", Guide(3), Guide])
+def test_all_others_have_their_own_number(world):
+    with pytest.raises(
+        ConfigError, match=r"agents and allows no other number, so not agents = 4; .*guide_v1, predator"
+    ):
+        make_world(world, 4)
+
+
+@pytest.mark.parametrize(("name", "n_agents"), [("guide", 1), ("predator_prey_easy", 25), ("predator_prey_medium", 0)])
+def test_a_number_that_a_world_cannot_hold_is_refused(name, n_agents):
+    with pytest.raises(ConfigError, match=f"^agents = {n_agents}: .*{n_agents}"):
+        make_world(name, n_agents)
+
+
+def test_only_worlds_with_a_name_are_known_by_it():
+    assert known_spec("secret") == known_spec("secret_v1") == make_world("secret").spec
+    assert known_spec("secret_3_v1") is None
+    assert known_spec("my_world_4_v1") is None
