@@ -24,7 +24,7 @@ W width of what an agent is known by, F width of what it makes of what it hears.
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -324,7 +324,8 @@ class Policy(nn.Module):
 
     def _aware(self, inputs: Tensor, heard: Sequence[Tensor], is_open: Tensor) -> Tensor:
         """What agents know and what they heard."""
-        return torch.cat([self.listeners[0].known(inputs), self._features(inputs, heard, is_open)], -1)
+        first = cast("Listener", self.listeners[0])
+        return torch.cat([first.known(inputs), self._features(inputs, heard, is_open)], -1)
 
     def harm(
         self, inputs: Tensor, before: Tensor, is_open: Tensor, meant: Tensor, told: Tensor, receivers: Tensor

@@ -99,7 +99,7 @@ def played(policy, seen, is_open):
     inputs = policy.inputs(seen, everyone, late)
     said = policy.speak(inputs)[0]
     told = said[:, None].expand(-1, len(everyone), -1, -1)
-    return said, policy.act(inputs, told, everyone, is_open).log_softmax(-1), policy.value(seen, late)
+    return said, policy.act(inputs, [told], everyone, is_open).log_softmax(-1), policy.value(seen, late)
 
 
 @pytest.mark.parametrize(("kind", "ids"), [*((kind, "none") for kind in AGGREGATIONS[1:]), *NUMBERED])
@@ -129,8 +129,8 @@ def test_what_knows_nobody_by_an_id_is_of_one_shape_for_any_number_of_agents(kin
     told, is_open = torch.randn(7, 9, 9, 20), torch.zeros(9, 9)
     is_open[:3, :3] = 1
     seen, late = torch.randn(7, 9, 6), torch.rand(7)
-    alone = few.act(few.inputs(seen[:, :3], [0, 1, 2], late), told[:, :3, :3], [0, 1, 2], is_open[:3, :3])
-    among = many.act(many.inputs(seen, list(range(9)), late), told, list(range(9)), is_open)
+    alone = few.act(few.inputs(seen[:, :3], [0, 1, 2], late), [told[:, :3, :3]], [0, 1, 2], is_open[:3, :3])
+    among = many.act(many.inputs(seen, list(range(9)), late), [told], list(range(9)), is_open)
     assert torch.allclose(alone, among[:, :3], atol=1e-6), "whom one does not hear changes nothing"
 
 

@@ -71,7 +71,7 @@ def test_built_in_names(name, kind, full_name):
 
 def test_every_listed_world_can_be_made_by_its_name():
     assert [make_world(spec.name).spec for spec in list_worlds()] == list_worlds()
-    assert len(list_worlds()) == 8
+    assert len(list_worlds()) == 10
 
 
 def test_worlds_are_listed_without_loading_their_material():
@@ -114,7 +114,7 @@ def test_entry_points(monkeypatch):
     [
         ("gide", "there is no world 'gide'; did you mean guide_v1"),
         ("guide_v2", "did you mean guide_v1"),
-        ("xyz", "there are digits_v1, guide_8_v1, guide_v1, predator_prey_easy_v1"),
+        ("xyz", "there are digits_v1, guide_8_v1, guide_recall_v1, guide_relay_v1"),
         (":", "there is no world ':'"),
         ("pettingzoo:sisl/pursuit-v4", "pettingzoo.sisl has no pursuit_v4; pursuit_v5 is what is installed"),
         ("pettingzoo:sisl/persuit-v5", "did you mean pursuit_v5"),
