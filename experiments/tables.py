@@ -6,7 +6,9 @@ A page marks where a table goes and which files it shows:
     ...
     <!-- end -->
 
-What stands between the marks is replaced; the words around them stay.
+`seeds:` in the place of `table:` makes one row of the files of each pattern: the interquartile mean over runs, with its 95 %
+bootstrap interval for success, and the least and the most for bits (`commlib.experiments.intervals.over_seeds`). What
+stands between the marks is replaced; the words around them stay.
 """
 
 from __future__ import annotations
@@ -18,13 +20,18 @@ from pathlib import Path
 from typing import Any
 
 from commlib.errors import ConfigError
+from commlib.experiments.intervals import over_seeds
 from commlib.records import Estimate, Result
 
 HEAD = (
     "| run | success % (95 %) | return | estimate | payload | wire | estimate per episode | training | steps/s of one core |\n"
     "|---|---|---|---|---|---|---|---|---|"
 )
-_PLACE = re.compile(r"(<!-- table: (?P<files>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+SEEDS_HEAD = (
+    "| runs | n | success % (95 %) | return | episode, steps | estimate | wire (least to most) | messages per agent and step |\n"
+    "|---|---|---|---|---|---|---|---|"
+)
+_PLACE = re.compile(r"(<!-- (?P<kind>table|seeds): (?P<files>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def row(path: Path) -> str:
@@ -44,6 +51,28 @@ def row(path: Path) -> str:
         f"{episode.estimate:.2f}",
         "-" if seconds is None else f"{seconds:.0f} s",
         "-" if speed is None else f"{speed:,.0f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def seeds_row(name: str, paths: list[Path]) -> str:
+    """Runs that differ by their seeds alone, as one row."""
+    runs = [Result.from_json(json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+    success = over_seeds([run.success.mean for run in runs])
+    wire = [run.bits.per_agent_step.wire for run in runs]
+    figures: list[tuple[list[float | None], int]] = [
+        ([run.return_.mean for run in runs], 3),
+        ([run.episode_steps.mean for run in runs], 2),
+        ([run.bits.per_agent_step.estimate for run in runs], 3),
+    ]
+    span = "" if success.ci95 is None else f" ({100 * success.ci95[0]:.1f}-{100 * success.ci95[1]:.1f})"
+    cells = [
+        name,
+        str(len(runs)),
+        "-" if success.iqm is None else f"{100 * success.iqm:.1f}{span}",
+        *(f"{over_seeds(values).iqm:.{digits}f}" for values, digits in figures),
+        f"{over_seeds(list(wire)).iqm:.3f} ({min(wire):.3f}-{max(wire):.3f})",
+        f"{over_seeds([run.messages_per_agent_step for run in runs]).iqm:.3f}",
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -74,8 +103,9 @@ def filled(page: str, results: Path) -> str:
             found = sorted(results.glob(f"{pattern}.json"))
             if not found:
                 raise ConfigError(f"no file {pattern}.json in {results}; run experiments/reproduce.sh first")
-            rows += [row(path) for path in found]
-        return f"{match[1]}{HEAD}\n" + "\n".join(rows) + f"\n{match[3]}"
+            rows += [row(path) for path in found] if match["kind"] == "table" else [seeds_row(pattern, found)]
+        head = HEAD if match["kind"] == "table" else SEEDS_HEAD
+        return f"{match[1]}{head}\n" + "\n".join(rows) + f"\n{match[4]}"
 
     return _PLACE.sub(table, page)
 

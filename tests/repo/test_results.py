@@ -36,5 +36,11 @@ def test_the_tables_are_those_of_the_files():
     page = (ROOT / "docs" / "results.md").read_text()
     assert filled(page, RESULTS) == page, "run python -m commlib.experiments.tables docs/results.md"
     assert page.count("<!-- table:") >= 5
+    (line,) = [
+        line
+        for line in filled("<!-- seeds: guide-ours-[0-9]* -->\n<!-- end -->", RESULTS).splitlines()
+        if "99." in line
+    ]
+    assert line.startswith("| guide-ours-[0-9]* | 5 | 99.7 (")
     with pytest.raises(ConfigError, match="no file nothing"):
         filled("<!-- table: nothing -->\n<!-- end -->", RESULTS)
