@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from commlib.agent import BatchedTeam, ReplyingTeam, Spoken
-from commlib.agents.policy import Policy, PolicySpec, may_speak
+from commlib.agents.policy import Policy, PolicySpec, may_speak, older, with_age
 from commlib.codec import Codes, FrozenCodec, Vectors, fresh_context
 from commlib.errors import AgentError
 from commlib.exchange import Bill, Endpoint, Sent
@@ -64,10 +64,13 @@ class LearnedTeam:
         self.reset(1)
 
     def reset(self, n_worlds: int) -> None:
-        """The policy remembers nothing but what was heard in the step before, and that for the router."""
+        """The policy remembers what was heard in the step before, for the router, and how long it has been so."""
         spec = self._policy.spec
-        rows = n_worlds if spec.has_router else 0
-        self._before = [torch.zeros(rows, 1, spec.n_agents, spec.message_width) for _ in self._agents]
+        n_before = n_worlds if spec.has_router else 0
+        self._before = [torch.zeros(n_before, 1, spec.n_agents, spec.message_width) for _ in self._agents]
+        widths, rows = spec.message_widths if spec.has_ages else (), (n_worlds, 1, spec.n_agents)
+        self._held = [[torch.zeros(*rows, width) for width in widths] for _ in self._agents]
+        self._ages = [[torch.zeros(rows) for _ in widths] for _ in self._agents]
 
     @torch.no_grad()
     def speak(self, observation: Vectors, elapsed: float) -> Spoken:
@@ -114,7 +117,7 @@ class LearnedTeam:
         """Messages of the next round; silent are those whom the signals of the first tell to be."""
         vectors = []
         for k, inputs in enumerate(self._inputs):
-            self._heard[k].append(self._by_sender(inbox, k))
+            self._heard[k].append(self._listened(inbox, k))
             vectors.append(self._policy.reply(inputs, self._heard[k], self._is_open[k : k + 1]))
         if len(self._heard[0]) == 1:
             self._silent = self._told_to_be_silent(own)
@@ -138,7 +141,7 @@ class LearnedTeam:
         dealt = torch.from_numpy(uniform)
         actions = []
         for k, (agent, inputs) in enumerate(zip(self._agents, self._inputs, strict=True)):
-            heard = self._by_sender(inbox, k)
+            heard = self._listened(inbox, k)
             if self._policy.spec.has_router:
                 self._before[k] = heard
             everything = [*self._heard[k], heard]
@@ -146,6 +149,16 @@ class LearnedTeam:
             drawn = (p.cumsum(-1) < dealt[:, k : k + 1]).sum(-1)
             actions.append(drawn.clamp_max(self._policy.spec.action_counts[agent] - 1))
         return torch.stack(actions, 1).numpy()
+
+    def _listened(self, inbox: Vectors, k: int) -> Tensor:
+        """What the k-th agent heard in this round, [W, 1, N, D], with its age where it looks at that."""
+        heard = self._by_sender(inbox, k)
+        if not self._policy.spec.has_ages:
+            return heard
+        nth = len(self._heard[k])
+        self._ages[k][nth] = older(self._ages[k][nth], self._held[k][nth], heard)
+        self._held[k][nth] = heard
+        return with_age(heard, self._ages[k][nth])
 
     def _by_sender(self, inbox: Vectors, k: int) -> Tensor:
         """What the k-th agent heard as the policy knows it, [W, 1, N, D]: a place for each agent, zeros on closed edges."""

@@ -13,7 +13,8 @@ A step may have several rounds of messages: what is said in a later round depend
 (`reply`). Or a round of signals comes first, one number of each agent, and decides who speaks after it (`SIGNALS`).
 
 How an agent listens (`AGGREGATIONS`): a slot for each sender; the mean of all it hears (CommNet: Sukhbaatar et al. 2016,
-arXiv:1605.07736, eq. 2); attention over messages with their senders' ids; or attention in which the message itself
+arXiv:1605.07736, eq. 2); attention over messages with their senders' ids; the same with the age of what is held of each
+sender (`aged`); or attention in which the message itself
 brings its signature (TarMAC: Das et al. 2019, arXiv:1810.11187, sec. 4). The mean and signatures treat all senders
 alike; attention has an empty place to look at where nobody says anything of use.
 
@@ -68,6 +69,11 @@ class PolicySpec:
         return self.gate in ("talk", "sampled")
 
     @property
+    def has_ages(self) -> bool:
+        """Whether agents look at how old is what they hold of each sender."""
+        return self.aggregation == "aged"
+
+    @property
     def id_width(self) -> int:
         """W, floats by which an agent is known."""
         return {"onehot": self.n_agents, "none": 0}.get(self.ids, ROLE_WIDTH)
@@ -104,7 +110,7 @@ def may_speak(rule: str, signals: Tensor, is_open_SR: Tensor, n_speakers: int) -
     return hard + (soft - soft.detach())
 
 
-AGGREGATIONS = ("slots", "mean", "attention", "signature")
+AGGREGATIONS = ("slots", "mean", "attention", "aged", "signature")
 IDS = ("onehot", "none", "role")
 KEY_WIDTH, SHARPEST = 16, 20.0
 """K, TarMAC's signature has 16 floats; and the largest score of a message, which float32 can still weigh against all others."""
@@ -112,8 +118,25 @@ ROLE_WIDTH = 8
 """W of a role."""
 
 
+HALF_OLD = 4.0
+"""The age, in steps, whose number lies in the middle."""
+
+
+def older(age: Tensor, before: Tensor, now: Tensor) -> Tensor:
+    """For how many steps listeners have held the same of each sender, [.., N]; from what they held and hold, [.., N, D]."""
+    same: Tensor = torch.where((before == now).all(-1), age + 1, torch.zeros_like(age))
+    return same
+
+
+def with_age(messages: Tensor, age: Tensor) -> Tensor:
+    """Messages [.., N, D + 1]: with their ages [.., N] beside them, in steps, as numbers of 0..1."""
+    return torch.cat([messages, (age / (age + HALF_OLD))[..., None]], -1)
+
+
 class Listener(nn.Module):
     """What an agent makes of what it hears: messages [B, n, N, D] over open edges [n, N] become features [B, n, F].
+
+    Where ages count (`aged`), messages come with them (`with_age`).
 
     Messages come as they were said; what a closed edge would carry has the weight 0. So a learned edge that is closed still
     gets the gradient of what its message would be worth.
@@ -135,16 +158,17 @@ class Listener(nn.Module):
             raise ConfigError(f"agents cannot be known by {spec.ids!r}; there are {', '.join(IDS)}")
         if spec.ids == "none" and self.kind == "slots":
             raise ConfigError(f"who is known by nothing has no slot; listen by {', '.join(AGGREGATIONS[1:])}")
-        self.width = {"slots": n * width, "mean": width, "attention": spec.hidden}.get(self.kind, width - KEY_WIDTH)
+        features = {"slots": n * width, "mean": width, "signature": width - KEY_WIDTH}
+        self.width = features.get(self.kind, spec.hidden)
         if self.width < 1:
             raise ConfigError(
                 f"a message of {width} floats has no room for a signature of {KEY_WIDTH}; take a message_width of "
                 f"{KEY_WIDTH + 1} or more"
             )
-        if self.kind in ("attention", "signature"):
+        if self.kind in ("attention", "aged", "signature"):
             self.query = nn.Linear(spec.known_width, KEY_WIDTH)
-        if self.kind == "attention":
-            told = width + spec.id_width
+        if self.kind in ("attention", "aged"):
+            told = width + spec.id_width + spec.has_ages
             self.key, self.value = nn.Linear(told, KEY_WIDTH), nn.Linear(told, spec.hidden)
         self.ids, self._id_columns = spec.ids, slice(spec.observation_width, -1)
         if spec.ids == "role":

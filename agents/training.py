@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from commlib.agents.learner import Gradients, Phase, Samples
+from commlib.agents.policy import older, with_age
 from commlib.agents.runtime import Runtime
 from commlib.codec import fresh_context
 from commlib.objective import LossTerms
@@ -53,6 +54,7 @@ class Rollout(NamedTuple):
     observation: Tensor
     elapsed: Tensor
     z: tuple[Tensor, ...]
+    age: tuple[Tensor, ...]
     context: tuple[Tensor, ...]
     noise: tuple[Tensor, ...]
     action: Tensor
@@ -74,14 +76,26 @@ class Rollout(NamedTuple):
 class Team:
     """The hosts seen as one team that learns; messages have so many floats and codes in each round of a step."""
 
-    def __init__(self, runtime: Runtime, plan: Plan, widths: Sequence[int], n_positions: Sequence[int]) -> None:
-        self.runtime, self.widths, self.n_positions = runtime, widths, n_positions
+    def __init__(
+        self,
+        runtime: Runtime,
+        plan: Plan,
+        widths: Sequence[int],
+        n_positions: Sequence[int],
+        *,
+        has_ages: bool = False,
+    ) -> None:
+        self.runtime, self.widths, self.n_positions, self.has_ages = runtime, widths, n_positions, has_ages
         self.blocks = [plan.agents_of(host) for host in range(runtime.n_hosts)]
         self.n_agents = len(plan.host_of)
 
     def split(self, tensor: Tensor, axis: int) -> list[Tensor]:
         """Cut along the agent axis, a piece per host."""
         return [tensor.narrow(axis, block[0], len(block)) for block in self.blocks]
+
+    def heard(self, z: Tensor, age: Tensor) -> Tensor:
+        """What listeners get of messages [.., N, D], with their ages [.., N] where agents look at them."""
+        return with_age(z, age) if self.has_ages else z
 
     def each(self, method: str, *arguments: object) -> list[Any]:
         """The same arguments to every host; a list gives each host its own."""
@@ -98,6 +112,7 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
     rows: list[tuple[Tensor, ...]] = []
     talks: list[list[tuple[Tensor, ...]]] = [[] for _ in contexts]
     held = [torch.zeros(B, N, width) for width in team.widths]
+    ages = [torch.zeros(B, N) for _ in team.widths]
     for t in range(n_steps):
         alive = ~step.done
         if not alive.any():
@@ -112,12 +127,13 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
                 said = team.each("learner.say", phase, team.split(step.observation, 1), elapsed, past, dice)
             else:
                 said = team.each("learner.reply", phase, heard[-1], past, team.split(held[nth], 1), dice)
-            heard.append(torch.cat([s.z for s in said], 1))
-            held[nth] = heard[-1]
+            z_all = torch.cat([s.z for s in said], 1)
+            ages[nth], held[nth] = older(ages[nth], held[nth], z_all), z_all
+            heard.append(team.heard(z_all, ages[nth]))
             bits = bits + torch.cat([s.bits for s in said], 1)
             if nth == 0:
                 talk = torch.cat([s.talk for s in said], 1)
-            talks[nth].append((heard[-1], context, *([] if noise is None else [noise])))
+            talks[nth].append((z_all, ages[nth], context, *([] if noise is None else [noise])))
             contexts[nth] = torch.cat((torch.cat([s.codes for s in said], 1), context[..., -1:] + 1), -1)
         uniform = torch.rand(B, N, generator=generator)
         chosen = team.each("learner.choose", phase, heard[-1], team.split(uniform, 1))
@@ -128,7 +144,7 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
     observation, elapsed, action, log_prob, reward, active, alive, bits, talk = (
         torch.stack(column) for column in zip(*rows, strict=True)
     )
-    z, pasts, *noises = zip(
+    z, age, pasts, *noises = zip(
         *([torch.stack(column) for column in zip(*steps, strict=True)] for steps in talks), strict=True
     )
     value = team.runtime.each(
@@ -138,6 +154,7 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
         observation,
         elapsed,
         z,
+        age,
         pasts,
         noises[0] if noises else (),
         action,
@@ -181,7 +198,9 @@ def update(
     target = advantage + rollout.value
     alive, active = rollout.alive, rollout.active[rollout.alive]
     scale = advantage[alive][active]
-    normalised = (advantage[alive] - scale.mean()) / (scale.std() + 1e-6)
+    spread = float(scale.std()) + 1e-6
+    normalised = (advantage[alive] - scale.mean()) / spread
+    phase = phase._replace(objective=phase.objective.at_scale(spread))
 
     def mine(tensor: Tensor) -> list[Tensor]:
         return team.split(tensor, 1)
@@ -212,7 +231,7 @@ def update(
     n_samples = len(state)
     totals: list[LossTerms] = []
     pending: Gradients | None = None  # applied with the next question, to save a call
-    later = team.widths[1:]
+    ages = [age[alive] for age in rollout.age]
     draws_edges = learning.has_learned_graph and phase.edge_learning_rate > 0
     for epoch in range(learning.n_epochs):
         nth = iteration * learning.n_epochs + epoch + 1
@@ -222,13 +241,13 @@ def update(
             seed = int(torch.randint(2**31, (1,), generator=generator))
             graph_seed = seed if draws_edges else None
             z = torch.cat(team.each("learner.forward_messages", phase, index, pending), 1)
-            for _ in later:
-                z = torch.cat(team.each("learner.forward_replies", phase, z, graph_seed), 1)
-            legs = team.each("learner.backward_actions", phase, z, graph_seed)
+            for age in ages[:-1]:
+                z = torch.cat(team.each("learner.forward_replies", phase, team.heard(z, age[index]), graph_seed), 1)
+            legs = team.each("learner.backward_actions", phase, team.heard(z, ages[-1][index]), graph_seed)
             gradient = sum((leg[0] for leg in legs[1:]), legs[0][0])
-            for _ in later:
-                gradient = sum(team.each("learner.backward_replies", mine(gradient)))
-            shares = team.each("learner.backward_messages", mine(gradient))
+            for width in reversed(team.widths[1:]):
+                gradient = sum(team.each("learner.backward_replies", mine(gradient[..., :width])))
+            shares = team.each("learner.backward_messages", mine(gradient[..., : team.widths[0]]))
             weights = sum((s[0] for s in shares[1:]), shares[0][0])
             edges = sum((s[1] for s in shares[1:]), shares[0][1])
             pending = Gradients(weights, edges, step_edges)

@@ -16,6 +16,8 @@ from commlib.codecs.through import through_frozen
 from commlib.errors import CodecError
 
 LEVELS = 256
+SOFTNESS = 0.05
+"""Temperature of the drawn level that the rate's gradient asks about, as a share of a grid's variance."""
 
 
 class Int8Codec(nn.Module):
@@ -39,7 +41,15 @@ class Int8Codec(nn.Module):
         codes = ((x.detach() - self.low) / self.step).round().clamp(0, LEVELS - 1)
         hard = self.low + self.step * codes
         codes = codes.long()
-        return Quantized(hard + (x - x.detach()), codes, self.rate(codes, context), {})
+        return Quantized(hard + (x - x.detach()), codes, self._bits(x, codes, context), {})
+
+    def _bits(self, x: Tensor, codes: Tensor, context: Tensor | None) -> Tensor:
+        """Bits of each message, [B]; with a gradient where there is one to be had."""
+        if not x.requires_grad:
+            return self.rate(codes, context)
+        levels = self.low[:, None] + self.step[:, None] * torch.arange(LEVELS)
+        distance = (x[..., None] - levels).square()
+        return self.rate.expected(distance, codes, context, SOFTNESS * float(levels.var(1, correction=0).mean()))
 
     def fit(self, messages: Tensor, generator: torch.Generator) -> None:
         """Stretch each grid over the range of recorded messages [n, D]."""

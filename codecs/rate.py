@@ -66,6 +66,30 @@ class RateTable(nn.Module):
         said = known.symbols(self.kind, codes, past, self.alphabet)
         return self.bits[torch.arange(codes.shape[-1]), rows, said].sum(-1)
 
+    def expected(self, distance: Tensor, codes: Tensor, context: Tensor | None, temperature: float) -> Tensor:
+        """Bits of each message, [B], as `forward` gives them for `codes`, with a gradient for the messages.
+
+        Which code is said has no gradient, so that of another question is taken: how many bits would be expected of a code
+        drawn with P(k) ~ exp(-distance / temperature)? It pulls a message from a dear code towards cheaper ones nearby
+        (soft-to-hard quantisation: Agustsson et al. 2017, arXiv:1704.00648, sec. 3).
+
+        Args:
+            distance: squared distances of the message to each code of each position, [B, P, K].
+            codes: what is said, [B, P].
+            context: what listeners have, [B, P + 1]; None is a fresh link.
+            temperature: squared distance.
+        """
+        hard = self(codes, context)
+        context = fresh_like(codes) if context is None else context
+        past = context[..., :-1, None].expand(distance.shape)
+        every = torch.arange(self.alphabet).expand(distance.shape)
+        rows = known.rows(self.kind, context[..., :-1], codes, self.alphabet) + self._later(context)[..., None]
+        said = known.symbols(self.kind, every, past, self.alphabet)
+        position = torch.arange(codes.shape[-1])[:, None]
+        bits = self.bits[position, rows[..., None], said]
+        soft = ((-distance / temperature).softmax(-1) * bits).sum((-2, -1))
+        return hard + (soft - soft.detach())
+
     def _later(self, context: Tensor) -> Tensor:
         return context[..., -1].clamp_max(self.n_ages - 1) * known.n_rows(self.kind, self.alphabet)
 

@@ -23,6 +23,9 @@ from commlib.codecs.rate import RateTable
 from commlib.codecs.through import in_training, through_frozen
 from commlib.errors import CodecError
 
+SOFTNESS = 0.05
+"""Temperature of the drawn code that the rate's gradient asks about, as a share of the codebook's variance."""
+
 
 class VQCodec(nn.Module):
     """Vector-quantised messages; the prior knows the link's previous code, unless told otherwise.
@@ -59,7 +62,16 @@ class VQCodec(nn.Module):
         with in_training(self.quantizer):
             z, index, commitment = self.quantizer(x, freeze_codebook=is_still)
         codes = index[..., None]
-        return Quantized(z, codes, self.rate(codes, context), {"commitment": commitment.sum()})
+        return Quantized(z, codes, self._bits(x, codes, context), {"commitment": commitment.sum()})
+
+    def _bits(self, x: Tensor, codes: Tensor, context: Tensor | None) -> Tensor:
+        """Bits of each message, [B]; with a gradient where there is one to be had."""
+        if not x.requires_grad:
+            return self.rate(codes, context)
+        book = self.quantizer.codebook.detach()
+        distance = (x.square().sum(-1, keepdim=True) - 2 * x @ book.T + book.square().sum(-1)).clamp_min(0)
+        spread = float(book.var(0, correction=0).sum())
+        return self.rate.expected(distance[..., None, :], codes, context, SOFTNESS * max(spread, 1e-6))
 
     def fit(self, messages: Tensor, generator: torch.Generator) -> None:
         """k-means++ on recorded messages [n, D] (Arthur & Vassilvitskii 2007), the best of a few starts."""

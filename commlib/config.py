@@ -53,6 +53,9 @@ class StagesConfig(_Frozen):
     fine_tune: float = Field(0.2, ge=0, lt=1, description="share of the steps trained through the codec")
     fine_tune_rate: float = Field(0.3, gt=0, description="learning rate there, as a share of the first one")
     priced: float = Field(0.0, ge=0, lt=1, description="share of the steps trained under the bit price (optional)")
+    price: float | None = Field(
+        None, ge=0, description="reward per bit in the priced stage; default: bit_price, or what the margin allows"
+    )
     calibrate_worlds: int | None = Field(
         None, ge=2, description="episodes per play of calibration; default: what suits"
     )
@@ -91,8 +94,9 @@ class RunConfig(_Frozen):
     )
     rounds: int = Field(1, ge=1, le=8, description="rounds of messages in a step; later ones answer what was heard")
     graph_seed: int = Field(0, ge=0, lt=2**31, description="of the graph that random draws; not changed by --seed")
-    aggregation: Literal["slots", "mean", "attention", "signature"] = Field(
-        "slots", description="how an agent listens: a slot per sender, the mean, attention by sender, by signature"
+    aggregation: Literal["slots", "mean", "attention", "aged", "signature"] = Field(
+        "slots",
+        description="how an agent listens: a slot per sender, the mean, attention by sender, by sender and age, by signature",
     )
     ids: Literal["onehot", "none", "role"] = Field(
         "onehot",
@@ -153,7 +157,11 @@ class RunConfig(_Frozen):
         if self.ids == "none" and self.aggregation == "slots":
             raise ValueError(
                 "with ids none no sender is told from another, and slots are told apart; take --aggregation mean, "
-                "attention or signature"
+                "attention, aged or signature"
+            )
+        if self.aggregation == "aged" and self.router == "learned":
+            raise ValueError(
+                "a router is taught on what is said, not on how old it is; take --aggregation attention, or leave it out"
             )
         if self.ids == "none" and self.router == "learned":
             asked = "the topology dynamic, whose edges a router opens," if self.topology == "dynamic" else "a router"

@@ -8,7 +8,9 @@ clipped surrogate (Schulman et al. 2017, arXiv:1707.06347, eq. 7) stands in for 
 Shapes: M samples, n agents.
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -16,14 +18,14 @@ from torch import Tensor
 
 
 class LossTerms(NamedTuple):
-    """One scalar tensor per term, already weighted; the unit of each is reward, so that they may be added.
+    """One scalar tensor per term, already weighted, so that they may be added.
 
     Attributes:
         policy: the clipped surrogate, in units of normalised advantage.
         value: squared error of the critic, in reward^2 times its weight.
         entropy: minus the exploration bonus, in reward (weight x nats).
         commitment: the codec's own losses, weighted.
-        rate: bit_price x expected bits, in reward.
+        rate: bit_price x expected bits, in units of normalised advantage.
         gate: the clipped surrogate of drawn talk decisions, in units of normalised advantage.
     """
 
@@ -89,6 +91,13 @@ class Objective:
     def value(self, predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         """Squared critic error of predictions [M, n]."""
         return self.value_weight * ((predicted - target).square() * weight).sum()
+
+    def at_scale(self, reward: float) -> Objective:
+        """The same where one unit of advantage stands for so much reward: the price is in that unit, too.
+
+        The surrogate sees normalised advantages. A price in bare reward beside it would weigh less, the more there is at stake.
+        """
+        return replace(self, bit_price=self.bit_price / reward)
 
     def rate(self, expected_bits: Tensor, weight: Tensor) -> Tensor:
         """The bill for expected bits [M, n] at the bit price."""

@@ -54,6 +54,8 @@ from commlib.topology import make_topology, senders_kept
 from commlib.world import World, WorldSpec
 
 CHECKPOINT_EVERY = 20
+RAMP = 0.25
+"""The share of the priced stage in which the price rises."""
 DEFAULT_OUT = Path("runs")
 
 
@@ -86,7 +88,8 @@ def phase_of(config: RunConfig, stage: Stage, steps: int, bit_price: float, gate
     learning = config.learning
     share = min(1.0, (steps - stage.start) / (stage.stop - stage.start))
     is_dense, has_codec = stage.name == "dense", stage.name in ("fine-tune", "priced")
-    price = bit_price * share if stage.name == "priced" else 0.0  # a price that jumps shuts agents up for good
+    ramp = min(1.0, share / RAMP)  # a price that jumps shuts agents up for good
+    price = bit_price * ramp if stage.name == "priced" else 0.0
     first_rate = learning.learning_rate * (1.0 if is_dense else config.stages.fine_tune_rate)
     return Phase(
         learning_rate=first_rate * (1 - 0.95 * share),
@@ -153,7 +156,8 @@ class Training:
         self.plan = make_plan((), partition(spec.n_agents, self.runtime.n_hosts), config.charging)
         self.codecs = nn.ModuleList(codecs_of(config))
         frozen = self.frozen()
-        self.team = Team(self.runtime, self.plan, [c.width for c in frozen], [c.n_positions for c in frozen])
+        widths, n_positions = [codec.width for codec in frozen], [codec.n_positions for codec in frozen]
+        self.team = Team(self.runtime, self.plan, widths, n_positions, has_ages=config.aggregation == "aged")
         self.team.each("set_learner", build_learner, config, spec, [list(block) for block in self.team.blocks])
         learning = config.learning
         self.learning = Learning(
@@ -256,7 +260,8 @@ class Training:
         self.share_codecs()
         calibration = model.calibration
         found = calibration.bit_price(calibration.rate_weight(None))
-        self.bit_price = found if self.config.bit_price is None else self.config.bit_price
+        asked = (self.config.stages.price, self.config.bit_price, found)
+        self.bit_price = next(price for price in asked if price is not None)
         self.gate = model.gate
         self.priced = True  # a price of 0 is a price: a resumed run must not look for another
 

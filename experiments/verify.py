@@ -15,10 +15,11 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from commlib.agents.learner import Learner, Phase
 from commlib.agents.play import Step
+from commlib.agents.policy import older, with_age
 from commlib.agents.runtime import LocalRuntime, Runtime
 from commlib.codec import Codes, FrozenCodec, Vectors, fresh_context
 from commlib.codecs.frozen import TableCodec
@@ -115,6 +116,8 @@ class Pupil:
     n_actions: int = 0
     n_ties: int = 0
     differences: list[str] = field(default_factory=list)
+    _held: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    """What listeners hold of every agent in each round of a step, [W, N, D], and for how long, [W, N]."""
 
     @classmethod
     def of(cls, model: Model, config: RunConfig, world: World, folder: RunFolder) -> Pupil:
@@ -150,7 +153,8 @@ class Pupil:
                     self.learner.meant[..., :0]
                 )  # messages are coded: what was held is in the past
                 said = self.learner.reply(self.phase, z, context, nothing, drawn)
-            z = torch.from_numpy(self._compare(self.model.codecs[nth], seen, past, codes, said.codes.numpy()))
+            found = torch.from_numpy(self._compare(self.model.codecs[nth], seen, past, codes, said.codes.numpy()))
+            z = self._aged(nth, found, is_first=seen.step == 0)
         action, _ = self.learner.choose(self.phase, z, torch.from_numpy(seen.uniform))
         alive = seen.alive
         unlike = action.numpy()[alive] != seen.action[alive]
@@ -160,6 +164,16 @@ class Pupil:
             for shift in (-np.float32(TIE), np.float32(TIE))
         ]
         self._count("the learner would do", unlike, unlike & (nudged[0] != nudged[1]), seen.step)
+
+    def _aged(self, nth: int, z: Tensor, *, is_first: bool) -> Tensor:
+        """What was heard, with its age where agents look at that."""
+        if not self.learner.policy.spec.has_ages:
+            return z
+        if is_first:
+            self._held[nth : nth + 1] = [(torch.zeros_like(z), torch.zeros(z.shape[:2]))]
+        before, age = self._held[nth]
+        self._held[nth] = (z, older(age, before, z))
+        return with_age(*self._held[nth])
 
     def _compare(self, codec: FrozenCodec, seen: Step, before: Codes, after: Codes, own: Codes) -> Vectors:
         """Hold the learner's codes [W, N, P] against those of a round; what was heard in it, [W, N, D]."""
