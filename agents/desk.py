@@ -61,6 +61,8 @@ class LearnedTeam:
             self._is_open[k, known] = 1
         self._inputs: list[Tensor] = []
         self._vectors: list[Tensor] = []
+        self._heard: list[list[Tensor]] = []
+        self._silent = np.zeros((0, 0), bool)
         self.reset(1)
 
     def reset(self, n_worlds: int) -> None:
@@ -77,7 +79,7 @@ class LearnedTeam:
         """Messages of the local agents; silent where the talk gate is shut."""
         share = torch.full((len(observation),), elapsed)
         self._inputs, self._vectors, silent = [], [], []
-        self._heard: list[list[Tensor]] = [[] for _ in self._agents]
+        self._heard = [[] for _ in self._agents]
         for k, agent in enumerate(self._agents):
             inputs = self._policy.inputs(torch.from_numpy(observation[:, k : k + 1]), [agent], share)
             message, gate = self._policy.speak(inputs)
@@ -219,6 +221,11 @@ class Desk:
         self, round_number: int, frames: dict[int, bytes], alive: NDArray[np.bool_], uniform: NDArray[np.float32]
     ) -> Acted:
         """Frames of the last round to actions [W, n], drawn with uniform numbers [W, n], and receipts."""
+        if self._nth != len(self._endpoints) - 1:
+            raise AgentError(
+                f"a step of these agents has {len(self._endpoints)} rounds of messages, it was ended after {self._nth + 1}; "
+                f"play with n_rounds={len(self._endpoints)}"
+            )
         received = self._endpoints[-1].receive(round_number, frames, alive)
         return Acted(self._team.act(received.inbox, uniform), received.heard)
 

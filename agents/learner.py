@@ -40,7 +40,7 @@ class Phase(NamedTuple):
         floor: share of actions drawn uniformly.
         noise: standard deviation of the noise on messages while they are continuous.
         use_codec: whether messages pass the bottleneck.
-        use_gate: whether agents may be silent; before the priced stage everybody talks.
+        use_gate: whether gates act; before the priced stage everybody talks, but for those whom `topk` leaves out.
         all_edges: whether every edge is open (warm-up of a learned graph).
         objective: the loss weights, and the bit price.
         gate: the rule that keeps messages back, once they pass the bottleneck.
@@ -425,7 +425,7 @@ class Learner:
         """What is said next, after all that was heard in this step."""
         spec, talk = self.policy.spec, None
         is_open, heard = adjacency_SR.T[self.agents], [self._for_each(z_all) for z_all in self._heard]
-        if spec.signal != "none":
+        if spec.signal == "topk" or (spec.signal == "listen" and phase.use_gate):
             talk = may_speak(spec.signal, self._heard[0][..., 0], adjacency_SR, spec.n_speakers)[:, self.agents]
         x = self.policy.reply(inputs, heard, is_open)
         return self._coded(phase, len(heard), x, context, noise, talk, held)

@@ -41,7 +41,7 @@ class Tally:
         returns: of each episode, the mean over agents of the summed reward.
         lengths: of each episode, in steps.
         estimate_bits, payload_bits, wire_bits: of all agents and episodes, kept apart.
-        n_open: messages whose agent chose to talk.
+        n_open: messages whose agent chose to talk; signals are no messages, but their bits are in all sums.
         n_messages: messages that said something (not the expected code).
         n_slots: agent-steps in which an agent could have spoken.
         n_frames, n_rounds: frames sent, and rounds in which some could have been.
@@ -110,11 +110,13 @@ def play(
     rate_weight: float,
     generator: torch.Generator,
     n_rounds: int = 1,
+    n_signals: int = 0,
     watcher: Watcher | None = None,
 ) -> Tally:
     """Play one batch of `n_worlds` episodes over the hosts of a runtime whose desks are furnished.
 
-    A step has `n_rounds` rounds of messages, each with a number of its own.
+    A step has `n_rounds` rounds of messages, each with a number of its own; the first `n_signals` of them are charged as
+    all are, but not counted as messages.
 
     The budget is shared by all agents; with W worlds side by side a "per step" or "per episode" budget is W times one
     world's, pooled. Hosts share a round's allowance equally.
@@ -139,8 +141,8 @@ def play(
         total += step.reward.mean(1).numpy() * alive
         length += alive
         tally.n_slots += int(alive.sum()) * len(plan.host_of)
-        for carried in rounds:
-            _add_up(tally, carried.sent)
+        for nth, carried in enumerate(rounds):
+            _add_up(tally, carried.sent, is_signal=nth < n_signals)
         if watcher is not None:
             watcher(Step(number, t, alive, active, observation, uniform, rounds, action))
     tally.left_bits = post.purse.close()
@@ -233,14 +235,15 @@ def check_bills(plan: Plan, sent: list[Sent]) -> None:
             )
 
 
-def _add_up(tally: Tally, sent: list[Sent]) -> None:
+def _add_up(tally: Tally, sent: list[Sent], *, is_signal: bool) -> None:
     tally.n_rounds += 1
     for s in sent:
         tally.estimate_bits += s.estimate_bits
         tally.payload_bits += sum(bill.payload_bits for bill in s.bills)
         tally.wire_bits += sum(8 * len(frame) for frame in s.frames.values())
-        tally.n_open += s.n_open
-        tally.n_messages += s.n_spoken
+        if not is_signal:
+            tally.n_open += s.n_open
+            tally.n_messages += s.n_spoken
         tally.n_frames += len(s.frames)
         tally.n_dropped += s.n_dropped
 
@@ -248,7 +251,8 @@ def _add_up(tally: Tally, sent: list[Sent]) -> None:
 class Purse:
     """A play's dealings with the ledger, round by round; the shares of a frame's bill are worked out here.
 
-    What a budget allows per step is granted for its first round, and what its last leaves expires.
+    What a budget allows per step is granted for its first round, and what its last leaves expires. No round may spend more
+    than an equal share of what is left for those of its step, so that the first does not starve the others.
     """
 
     def __init__(self, books: Books, plan: Plan, n_hosts: int, n_rounds: int = 1) -> None:
@@ -280,7 +284,7 @@ class Purse:
             if self.budget.per == "step" and self._nth(number) == 0:
                 self._left = self.budget.allowance(n_alive)
                 self.ledger.grant(self._left, ALLOWANCE_STEP * number)
-            share = self._left // self.n_hosts
+            share = self._left // (self.n_hosts * (self._n_rounds - self._nth(number)))
             self._leases = [self.ledger.lease(f"host-{h}", share, number) for h in range(self.n_hosts)]
         return [share] * self.n_hosts
 

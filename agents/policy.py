@@ -25,7 +25,7 @@ W width of what an agent is known by, F width of what it makes of what it hears.
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -53,15 +53,15 @@ class PolicySpec:
     ids: str = "onehot"
 
     @classmethod
-    def of(cls, world: WorldSpec, message_width: int, hidden: int, **chosen: Any) -> "PolicySpec":  # noqa: ANN401
-        """The specification for a world; `chosen` are any of the fields with a default."""
-        n, counts = world.n_agents, world.action_counts
-        return cls(n, world.observation_width, counts, message_width, hidden, **chosen)
+    def of(cls, world: WorldSpec, message_width: int, hidden: int) -> "PolicySpec":
+        """The plainest specification for a world."""
+        return cls(world.n_agents, world.observation_width, world.action_counts, message_width, hidden)
 
     @property
     def message_widths(self) -> tuple[int, ...]:
         """Floats per message in each round of a step."""
-        return (1,) * (self.signal != "none") + (self.message_width,) * self.n_rounds
+        words = (self.message_width,) * self.n_rounds
+        return words if self.signal == "none" else (1, *words)
 
     @property
     def has_gate(self) -> bool:

@@ -50,7 +50,7 @@ def cut(team: Team, phase: Phase, rollout: Rollout, edges: tuple[Edge, ...]) -> 
             phase,
             team.split(rollout.observation[alive], 1),
             rollout.elapsed.expand(alive.shape)[alive],
-            [team.heard(z[alive], age[alive]) for z, age in zip(rollout.z, rollout.age, strict=True)],
+            tuple(team.heard(z[alive], age[alive]) for z, age in zip(rollout.z, rollout.age, strict=True)),
             team.split(rollout.active[alive], 1),
         )
     )

@@ -64,7 +64,9 @@ class LedgerFigures(_Figures):
 
 
 class CodecHealth(_Figures):
-    """How the codes were used in the evaluation: distinct codes, 2^entropy of their use, and codes never used."""
+    """How the codes were used in the evaluation, in the last round of a step: distinct codes, 2^entropy of their use, and
+    codes never used.
+    """
 
     used_codes: int
     perplexity: float

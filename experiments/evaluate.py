@@ -27,7 +27,7 @@ from commlib.config import RunConfig, write_yaml
 from commlib.errors import ConfigError, RunError
 from commlib.experiments.compose import complete, n_hosts, open_runtime, world_of
 from commlib.experiments.intervals import estimate
-from commlib.experiments.model import Model, furnish, has_router
+from commlib.experiments.model import Model, furnish, has_router, n_signals
 from commlib.experiments.progress import Display
 from commlib.information import perplexity
 from commlib.journal import Journal
@@ -112,6 +112,7 @@ def evaluate(
             rate_weight=weight,
             generator=generator,
             n_rounds=n_rounds,
+            n_signals=n_signals(model),
             watcher=watcher,
         )
         tallies.append(tally)
@@ -189,7 +190,7 @@ def _figures(
         return Bits(estimate=estimate_, payload=payload, wire=wire)
 
     success = [value for tally in tallies for value in tally.success] if world.spec.success else []
-    chances = len(model.codecs) * sum(len(t.routes) for t in plan.trunks) * slots / n
+    chances = (len(model.codecs) - n_signals(model)) * sum(len(t.routes) for t in plan.trunks) * slots / n
     calibration = model.calibration
     return {
         "world": world.spec.name,

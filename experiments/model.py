@@ -137,6 +137,12 @@ def has_router(model: Model) -> bool:
     return network is not None and network[0].has_router
 
 
+def n_signals(model: Model) -> int:
+    """How many rounds of a step are signals, before any words."""
+    network = network_of(model)
+    return int(network is not None and network[0].signal != "none")
+
+
 def furnish(runtime: Runtime, plan: Plan, model: Model) -> None:
     """Put the model's agents behind the desks of a runtime's hosts."""
     runtime.each("set_desk", [(_desk, host, plan, model) for host in range(runtime.n_hosts)])

@@ -56,8 +56,30 @@ def row(path: Path) -> str:
 
 
 def seeds_row(name: str, paths: list[Path]) -> str:
-    """Runs that differ by their seeds alone, as one row."""
+    """Runs that differ by their seeds alone, as one row.
+
+    Raises:
+        ConfigError: they differ otherwise, or have a seed twice.
+    """
     runs = [Result.from_json(json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+    for field in (
+        "world",
+        "method",
+        "codec",
+        "topology",
+        "router",
+        "steps",
+        "budget",
+        "charging_rule",
+        "parallel_worlds",
+    ):
+        found = {str(getattr(run, field)) for run in runs}
+        if len(found) > 1:
+            raise ConfigError(
+                f"{name} holds runs of more than one {field}: {', '.join(sorted(found))}; narrow the pattern"
+            )
+    if len({run.seed for run in runs}) < len(runs):
+        raise ConfigError(f"{name} holds a seed twice; narrow the pattern")
     success = over_seeds([run.success.mean for run in runs])
     wire = [run.bits.per_agent_step.wire for run in runs]
     figures: list[tuple[list[float | None], int]] = [
@@ -70,11 +92,15 @@ def seeds_row(name: str, paths: list[Path]) -> str:
         name,
         str(len(runs)),
         "-" if success.iqm is None else f"{100 * success.iqm:.1f}{span}",
-        *(f"{over_seeds(values).iqm:.{digits}f}" for values, digits in figures),
+        *(_digits(over_seeds(values).iqm, digits) for values, digits in figures),
         f"{over_seeds(list(wire)).iqm:.3f} ({min(wire):.3f}-{max(wire):.3f})",
         f"{over_seeds([run.messages_per_agent_step for run in runs]).iqm:.3f}",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _digits(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _share(success: Estimate) -> str:

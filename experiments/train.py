@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -50,7 +50,7 @@ from commlib.message import Edge
 from commlib.objective import LossTerms, Objective, holds, merit
 from commlib.plan import make_plan, partition
 from commlib.records import Result, RunFolder, write_json, write_whole
-from commlib.topology import make_topology, senders_kept
+from commlib.topology import make_topology
 from commlib.world import World, WorldSpec
 
 CHECKPOINT_EVERY = 20
@@ -108,17 +108,20 @@ def phase_of(config: RunConfig, stage: Stage, steps: int, bit_price: float, gate
 
 def policy_spec(config: RunConfig, world: WorldSpec) -> PolicySpec:
     """The network that a configuration asks for."""
-    return PolicySpec.of(
-        world,
-        config.message_width,
-        config.learning.hidden,
+    return replace(
+        PolicySpec.of(world, config.message_width, config.learning.hidden),
         gate=config.gate if config.gate in ("talk", "sampled") else "none",
         aggregation=config.aggregation,
         n_rounds=config.rounds,
         signal=config.signal,
-        n_speakers=senders_kept(world.n_agents, config.density) if config.signal == "topk" else 0,
+        n_speakers=n_speakers(config, world.n_agents),
         ids=config.ids,
     )
+
+
+def n_speakers(config: RunConfig, n_agents: int) -> int:
+    """How many may speak in a step where signals are ranked: the density's share, but at least one; else 0."""
+    return max(1, int(config.density * n_agents)) if config.signal == "topk" else 0
 
 
 def build_learner(config: RunConfig, world: WorldSpec, agents: list[int]) -> Learner:
@@ -128,15 +131,20 @@ def build_learner(config: RunConfig, world: WorldSpec, agents: list[int]) -> Lea
     return Learner(spec, agents, codecs_of(config), topology, config.seed)
 
 
-def counted(codec: nn.Module, messages: Tensor) -> Prior:
-    """The prior of a codec, counted from recorded messages [T, B, N, D], each told by its nearest code."""
+def counted(codec: nn.Module, plays: Sequence[tuple[Tensor, Tensor]]) -> Prior:
+    """The prior of a codec, counted from what was said in plays, each message told by its nearest code.
+
+    A play is its messages [T, B, N, D] and which worlds were alive, [T, B].
+    """
     frozen = cast("TableCodec", cast("Codec", codec).freeze())
-    context = fresh_context(messages[0, ..., 0].numel(), frozen.n_positions)
     found = []
-    for step in messages:
-        codes = frozen.choose(step.reshape(-1, frozen.width).numpy(), context)
-        found.append((codes, context))
-        context = next_context(context, codes)
+    for messages, alive in plays:
+        context = fresh_context(messages[0, ..., 0].numel(), frozen.n_positions)
+        for step, lives in zip(messages, alive, strict=True):
+            codes = frozen.choose(step.reshape(-1, frozen.width).numpy(), context)
+            spoken = lives[:, None].expand(step.shape[:2]).flatten().numpy()
+            found.append((codes[spoken], context[spoken]))
+            context = next_context(context, codes)
     said, contexts = (np.concatenate(column) for column in zip(*found, strict=True))
     return fit_prior(said, contexts, frozen.prior.alphabet, frozen.prior.kind, frozen.prior.n_ages)
 
@@ -247,8 +255,8 @@ class Training:
             if not torch.isfinite(recorded).all():
                 raise CodecError("recorded messages hold NaN or infinity; lower the learning rate")
             cast("Any", codec).fit(recorded, self.generator)
-            if self.config.signal != "none":  # who is silent is heard to say what is expected: it must be known by now
-                cast("Any", codec).set_prior(counted(codec, torch.cat([play.z[nth] for play in plays], 1)))
+            if self.config.signal == "topk":  # who is silent is heard to say what is expected: it must be known by now
+                cast("Any", codec).set_prior(counted(codec, [(play.z[nth], play.alive) for play in plays]))
         self.share_codecs()
         self.fitted = True
 
@@ -588,8 +596,8 @@ def _of_another_size(folder: RunFolder, spec: PolicySpec, world: WorldSpec) -> t
     if len(set(spec.action_counts)) > 1:
         raise ConfigError(f"{wanted}: its agents have different numbers of actions; leave --agents out")
     counts = (spec.action_counts[0],) * world.n_agents
-    n_speakers = senders_kept(world.n_agents, config.density) if spec.signal == "topk" else 0
-    return replace(spec, n_agents=world.n_agents, action_counts=counts, n_speakers=n_speakers), graph.edges()
+    k = n_speakers(config, world.n_agents)
+    return replace(spec, n_agents=world.n_agents, action_counts=counts, n_speakers=k), graph.edges()
 
 
 __all__ = ["Stage", "Training", "load_model", "run_training", "stages_of", "train"]

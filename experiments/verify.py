@@ -74,7 +74,7 @@ def verify(
     return Verdict(
         len(hosts) // len(model.codecs),
         sum(heard.codes.size for heard in hosts) + pupil.n_codes,
-        sum(heard.action.size for heard in hosts) + pupil.n_actions,
+        sum(heard.action.size for heard in hosts) // len(model.codecs) + pupil.n_actions,
         N_PROBES,
         n_ties + pupil.n_ties,
         against_frozen + compare(hosts, spread) + pupil.differences,
@@ -132,7 +132,7 @@ class Pupil:
                 cast("Any", trainable).set_prior(frozen.prior)
         learner.load_codecs(learner.codecs.state_dict())
         learner.codecs.eval()  # a code that is drawn in training is the likeliest one in use
-        is_learned = config.gate in ("talk", "sampled")
+        is_learned = config.gate in ("talk", "sampled", "listen")
         phase = Phase(0.0, 0.0, 0.0, 0.0, 0.0, True, is_learned, False, Objective(), model.gate)
         return cls(learner, phase, model, world.spec.n_steps)
 

@@ -63,7 +63,10 @@ def known_spec(name: str) -> WorldSpec | None:
     sized = re.fullmatch(r"(.+)_(\d+)(_v\d+)", name)
     if sized is None or sized[1] + sized[3] not in _OF_ANY_SIZE:
         return None
-    return _OF_ANY_SIZE[sized[1] + sized[3]](int(sized[2])).spec
+    try:
+        return _OF_ANY_SIZE[sized[1] + sized[3]](int(sized[2])).spec
+    except WorldError:  # a name that no result can bear
+        return None
 
 
 def make_world(world: "Nameable", n_agents: int | None = None) -> World:

@@ -36,11 +36,16 @@ def test_the_tables_are_those_of_the_files():
     page = (ROOT / "docs" / "results.md").read_text()
     assert filled(page, RESULTS) == page, "run python -m commlib.experiments.tables docs/results.md"
     assert page.count("<!-- table:") >= 5
-    (line,) = [
-        line
-        for line in filled("<!-- seeds: guide-ours-[0-9]* -->\n<!-- end -->", RESULTS).splitlines()
-        if "99." in line
-    ]
-    assert line.startswith("| guide-ours-[0-9]* | 5 | 99.7 (")
     with pytest.raises(ConfigError, match="no file nothing"):
         filled("<!-- table: nothing -->\n<!-- end -->", RESULTS)
+
+
+def test_a_row_over_seeds_is_of_runs_that_differ_by_nothing_else():
+    def row(patterns):
+        return filled(f"<!-- seeds: {patterns} -->\n<!-- end -->", RESULTS).splitlines()[3]
+
+    assert row("guide-ours-[0-9]*").startswith("| guide-ours-[0-9]* | 5 | 99.7 (")
+    with pytest.raises(ConfigError, match="more than one method: none, ours"):
+        row("predator_prey_easy-*-0-ray")
+    with pytest.raises(ConfigError, match="a seed twice"):
+        row("predator_prey_easy-ours-priced-*")

@@ -333,3 +333,40 @@ def test_without_context_a_prior_is_the_marginal():
     share = np.bincount(codes[:, 0], minlength=12) / len(codes)
     assert np.allclose(prior.table[0, 0] / TABLE_TOTAL, share, atol=1e-3)
     assert prior.expected(context[:2]).tolist() == 2 * [[int(share.argmax())]]
+
+
+@pytest.mark.parametrize("kind", ["none", "previous", "held"])
+@pytest.mark.parametrize("name", ["vq", "int8"])
+def test_a_dear_message_is_pulled_towards_cheaper_codes(name, kind):
+    """The bits are those of the code that is said, their gradient that of the bits expected of a code drawn nearby."""
+    codec = VQCodec(1, 16, context=kind) if name == "vq" else Int8Codec(1, context=kind)
+    generator = torch.Generator().manual_seed(0)
+    codec.fit(torch.rand(4000, 1, generator=generator) * 2 - 1, generator)
+    frozen = codec.freeze()
+    often_low = (np.random.default_rng(0).random((4000, 1)) ** 4 * 2 - 1).astype(np.float32)
+    said = frozen.choose(often_low, fresh_context(4000, 1))
+    past = next_context(fresh_context(4000, 1), np.roll(said, 1, axis=0))
+    codec.set_prior(fit_prior(said, past, frozen.alphabet, kind))
+    x = torch.linspace(-0.5, 0.9, 15)[:, None].requires_grad_()
+    context = torch.from_numpy(past[:15])
+    told = codec(x, context)
+    assert torch.equal(told.rate_bits.detach(), codec.rate(told.codes, context)), "what is charged is what is said"
+    told.rate_bits.sum().backward()
+
+    every = np.arange(frozen.alphabet)[:, None]
+    levels, prior = torch.from_numpy(frozen.embed(every))[:, 0], codec.rate.prior
+    bits = np.stack([prior.estimate_bits(every, np.repeat(past[i : i + 1], len(every), 0)) for i in range(15)])
+    y = x.detach().clone().requires_grad_()
+    nearness = (-((y - levels) ** 2) / (0.05 * levels.var(correction=0))).softmax(-1)
+    (nearness * torch.from_numpy(bits).float()).sum().backward()
+    assert torch.allclose(x.grad, y.grad, rtol=1e-2, atol=1e-3)
+    if kind == "none":
+        assert (x.grad > 0).float().mean() > 0.8, "small numbers are frequent, and so cheap: fewer bits lie below"
+
+
+def test_a_rate_without_a_gradient_to_give_costs_nothing_more():
+    codec = VQCodec(2, 8)
+    assert not codec(torch.zeros(3, 2)).rate_bits.requires_grad
+    x = torch.zeros(3, 2, requires_grad=True)
+    codec(x).rate_bits.sum().backward()
+    assert not x.grad.any(), "a uniform prior asks for the same bits everywhere"

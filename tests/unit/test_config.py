@@ -103,7 +103,7 @@ def test_a_file_that_is_none_is_one_sentence(content, sentence, tmp_path):
     ("settings", "sentence"),
     [
         ({"gate": "evnt"}, "gate = 'evnt': did you mean 'event'?"),
-        ({"aggregation": "loud"}, "aggregation = 'loud': there are slots, mean, attention, signature"),
+        ({"aggregation": "loud"}, "aggregation = 'loud': there are slots, mean, attention, aged, signature"),
         ({"ids": "roles"}, "ids = 'roles': did you mean 'role'?"),
     ],
 )

@@ -382,7 +382,7 @@ def test_a_policy_treats_each_agent_alone():
 
 def guide_team(n_hosts, **chosen):
     world = Guide()
-    spec = PolicySpec.of(world.spec, message_width=4, hidden=16, **chosen)
+    spec = replace(PolicySpec.of(world.spec, message_width=4, hidden=16), **chosen)
     widths = spec.message_widths
     plan = Plan(partition(3, n_hosts), ())
     runtime = LocalRuntime(n_hosts)
@@ -393,7 +393,7 @@ def guide_team(n_hosts, **chosen):
             for h in range(n_hosts)
         ],
     )
-    return Team(runtime, plan, widths, widths), world
+    return Team(runtime, plan, widths, widths, has_ages=spec.has_ages), world
 
 
 LEARNING = Learning(
@@ -409,8 +409,9 @@ LEARNING = Learning(
         (PHASES["priced"], {"n_rounds": 2}),
         (PHASES["noisy"], {"signal": "topk", "n_speakers": 1}),
         (PHASES["priced"], {"signal": "listen"}),
+        (PHASES["priced"], {"aggregation": "aged", "n_rounds": 2}),
     ],
-    ids=[*PHASES.keys(), "three rounds", "two rounds, priced", "topk", "listen, priced"],
+    ids=[*PHASES.keys(), "three rounds", "two rounds, priced", "topk", "listen, priced", "aged"],
 )
 def test_a_rollout_and_its_update_are_the_same_over_one_and_three_hosts(phase, chosen):
     results = []

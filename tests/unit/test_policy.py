@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from commlib.agents.policy import AGGREGATIONS, KEY_WIDTH, ROLE_WIDTH, Policy, PolicySpec
+from commlib.agents.policy import AGGREGATIONS, KEY_WIDTH, ROLE_WIDTH, Policy, PolicySpec, older, with_age
 from commlib.errors import ConfigError
 
 SPEC = PolicySpec(n_agents=5, observation_width=6, action_counts=(4,) * 5, message_width=20, hidden=16)
@@ -15,13 +15,18 @@ NUMBERED = [(kind, ids) for kind in ("mean", "attention") for ids in ("onehot", 
 """Ways to listen, with what tells agents apart."""
 
 
+def floats(kind):
+    """D, and a number for the age where that is looked at."""
+    return 20 + (kind == "aged")
+
+
 def heard_by(kind, ids="onehot"):
     """A policy that listens this way, its inputs, an inbox with two closed edges, and who is open."""
     torch.manual_seed(0)
     policy = Policy(replace(SPEC, aggregation=kind, ids=ids))
     inputs = policy.inputs(torch.randn(7, 2, 6), [1, 3], torch.rand(7))
     is_open = torch.tensor([[1.0, 0, 1, 1, 0], [1, 1, 1, 0, 1]])
-    inbox = torch.randn(7, 2, 5, 20) * is_open[None, :, :, None]
+    inbox = torch.randn(7, 2, 5, floats(kind)) * is_open[None, :, :, None]
     return policy, inputs, inbox, is_open
 
 
@@ -56,7 +61,7 @@ def test_an_agent_that_hears_nobody_hears_nothing(kind):
 @pytest.mark.parametrize("kind", AGGREGATIONS)
 def test_gradient_reaches_every_part_of_the_listener_every_message_and_every_edge(kind, ids):
     policy, inputs, _, is_open = heard_by(kind, ids)
-    edges, message = is_open.clone().requires_grad_(), torch.randn(7, 5, 20, requires_grad=True)
+    edges, message = is_open.clone().requires_grad_(), torch.randn(7, 5, floats(kind), requires_grad=True)
     told = message[:, None].expand(-1, 2, -1, -1)
     policy.act(inputs, [told], [1, 3], edges).square().sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in policy.listeners[0].parameters())
@@ -70,6 +75,25 @@ def test_gradient_reaches_every_part_of_the_listener_every_message_and_every_edg
     assert edges.grad[0, 1] != worth[0, 1], "what a closed edge is worth depends on what it would carry"
 
 
+def test_an_age_is_for_how_long_the_same_was_held():
+    age, before = torch.zeros(3), torch.zeros(3, 2)
+    for now, found in (
+        ([[1.0, 0], [0, 0], [5, 5]], [0, 1, 0]),
+        ([[1.0, 0], [0, 0], [5, 6]], [1, 2, 0]),
+        ([[1.0, 0], [0, 1], [5, 6]], [2, 0, 1]),
+    ):
+        age, before = older(age, before, torch.tensor(now)), torch.tensor(now)
+        assert age.tolist() == found
+    assert with_age(before, torch.tensor([0.0, 4, 12]))[:, -1].tolist() == [0, 0.5, 0.75]
+
+
+def test_what_is_made_of_a_message_depends_on_its_age():
+    policy, inputs, inbox, is_open = heard_by("aged")
+    old = inbox.clone()
+    old[..., -1] += is_open
+    assert not torch.allclose(policy.listeners[0](inputs, old, is_open), policy.listeners[0](inputs, inbox, is_open))
+
+
 def test_attention_cannot_overflow():
     policy, inputs, inbox, is_open = heard_by("attention")
     assert torch.isfinite(policy.listeners[0](inputs, 1e4 * inbox, is_open)).all()
@@ -81,7 +105,7 @@ def test_attention_cannot_overflow():
         (replace(SPEC, aggregation="sum"), "cannot listen by"),
         (replace(SPEC, aggregation="signature", message_width=KEY_WIDTH), "no room for a signature"),
         (replace(SPEC, ids="name"), "cannot be known by 'name'; there are onehot, none, role"),
-        (replace(SPEC, ids="none"), "has no slot; listen by mean, attention, signature"),
+        (replace(SPEC, ids="none"), "has no slot; listen by mean, attention, aged, signature"),
         (replace(SPEC, ids="none", aggregation="mean", has_router=True), "cannot be taught with ids none"),
     ],
 )
@@ -98,6 +122,8 @@ def played(policy, seen, is_open):
     everyone, late = list(range(seen.shape[1])), torch.linspace(0, 1, len(seen))
     inputs = policy.inputs(seen, everyone, late)
     said = policy.speak(inputs)[0]
+    if policy.spec.has_ages:
+        said = with_age(said, seen[..., 0].abs())
     told = said[:, None].expand(-1, len(everyone), -1, -1)
     return said, policy.act(inputs, [told], everyone, is_open).log_softmax(-1), policy.value(seen, late)
 
@@ -126,7 +152,7 @@ def test_what_knows_nobody_by_an_id_is_of_one_shape_for_any_number_of_agents(kin
     )
     assert {k: v.shape for k, v in few.state_dict().items()} == {k: v.shape for k, v in many.state_dict().items()}
     many.load_state_dict(few.state_dict())
-    told, is_open = torch.randn(7, 9, 9, 20), torch.zeros(9, 9)
+    told, is_open = torch.randn(7, 9, 9, floats(kind)), torch.zeros(9, 9)
     is_open[:3, :3] = 1
     seen, late = torch.randn(7, 9, 6), torch.rand(7)
     alone = few.act(few.inputs(seen[:, :3], [0, 1, 2], late), [told[:, :3, :3]], [0, 1, 2], is_open[:3, :3])
