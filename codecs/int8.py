@@ -46,7 +46,8 @@ class Int8Codec(nn.Module):
     def _bits(self, x: Tensor, codes: Tensor, context: Tensor | None) -> Tensor:
         """Bits of each message, [B]; with a gradient where there is one to be had."""
         if not x.requires_grad:
-            return self.rate(codes, context)
+            bits: Tensor = self.rate(codes, context)
+            return bits
         levels = self.low[:, None] + self.step[:, None] * torch.arange(LEVELS)
         distance = (x[..., None] - levels).square()
         return self.rate.expected(distance, codes, context, SOFTNESS * float(levels.var(1, correction=0).mean()))

@@ -79,7 +79,7 @@ class RateTable(nn.Module):
             context: what listeners have, [B, P + 1]; None is a fresh link.
             temperature: squared distance.
         """
-        hard = self(codes, context)
+        hard: Tensor = self(codes, context)
         context = fresh_like(codes) if context is None else context
         past = context[..., :-1, None].expand(distance.shape)
         every = torch.arange(self.alphabet).expand(distance.shape)

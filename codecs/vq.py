@@ -67,7 +67,8 @@ class VQCodec(nn.Module):
     def _bits(self, x: Tensor, codes: Tensor, context: Tensor | None) -> Tensor:
         """Bits of each message, [B]; with a gradient where there is one to be had."""
         if not x.requires_grad:
-            return self.rate(codes, context)
+            bits: Tensor = self.rate(codes, context)
+            return bits
         book = self.quantizer.codebook.detach()
         distance = (x.square().sum(-1, keepdim=True) - 2 * x @ book.T + book.square().sum(-1)).clamp_min(0)
         spread = float(book.var(0, correction=0).sum())

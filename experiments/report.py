@@ -626,7 +626,8 @@ def _run_facts(run: Run) -> list[tuple[str, Content]]:
         ("rate gap", f"{100 * result.rate_gap:+.1f} %: the coder's stream against the estimate"),
         (
             "talk",
-            f"{result.messages_per_agent_step:.3g} messages per agent and step; gate rate {result.gate_rate:.3g}; {100 * result.density:.0f} % of all edges open",
+            f"{result.messages_per_agent_step:.3g} messages per agent and step; gate rate {result.gate_rate:.3g}; "
+            f"{100 * result.density:.0f} % of all edges open",
         ),
         (
             "frames",
