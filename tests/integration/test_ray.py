@@ -103,6 +103,20 @@ def test_a_run_trained_here_is_evaluated_there(runs, runtime, settings, tmp_path
     assert result.journal_digest == local.journal_digest
 
 
+@pytest.mark.parametrize(
+    "chosen", [{"rounds": 2, "topology": "ring"}, {"method": "schednet"}], ids=["two rounds", "signals"]
+)
+def test_steps_of_several_rounds_have_the_same_books_on_actors(runtime, tiny_settings, tmp_path, chosen):
+    settings = {**tiny_settings, **chosen, "hosts": N_HOSTS, "budget": "2000 bit/step", "steps": 640}
+    method = settings.pop("method", None)
+    local = run_training(resolve("guide", method, None, settings), tmp_path / "local", display=Quiet())
+    config = resolve("guide", method, None, {**settings, "runtime": "ray"})
+    on_ray = run_training(config, tmp_path / "ray", display=Quiet(), runtime=runtime)
+    assert on_ray.journal_digest == local.journal_digest
+    assert figures(on_ray) == figures(local)
+    assert on_ray.ledger.spent > 0
+
+
 # --- a user's agent
 
 
