@@ -225,10 +225,9 @@ def make_config(*layers: tuple[str, Mapping[str, Any]]) -> RunConfig:
     merged: dict[str, Any] = {}
     for origin, settings in layers:
         _check_keys(settings, RunConfig, origin)
-        implied = DYNAMIC if settings.get("topology") == "dynamic" else {}
-        merged = _merge(merged, {**implied, **settings})
+        merged = _merge(merged, settings)
         try:
-            RunConfig.model_validate(merged)
+            RunConfig.model_validate(_with_implied(merged))
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
@@ -239,7 +238,12 @@ def make_config(*layers: tuple[str, Mapping[str, Any]]) -> RunConfig:
                 reason = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(choices)}"
             value = f"{name} = {first['input']!r:.60}: " if name else ""
             raise ConfigError(f"{origin}: {value}{reason}") from error
-    return RunConfig.model_validate(merged)
+    return RunConfig.model_validate(_with_implied(merged))
+
+
+def _with_implied(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, and what goes with them where nothing else is said."""
+    return {**(DYNAMIC if settings.get("topology") == "dynamic" else {}), **settings}
 
 
 PLAY_SETTINGS = (

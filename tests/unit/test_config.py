@@ -111,3 +111,11 @@ def test_a_choice_that_there_is_not_names_its_neighbour(settings, sentence):
     with pytest.raises(ConfigError) as caught:
         make_config(("here", settings))
     assert sentence in str(caught.value)
+
+
+def test_what_a_topology_brings_goes_with_it():
+    """A file asks for `dynamic` and the command line for another graph: no router or charging by link is left behind."""
+    config = make_config(("file", {"topology": "dynamic"}), ("command line", {"topology": "full"}))
+    assert (config.router, config.charging) == ("none", "broadcast")
+    kept = make_config(("file", {"topology": "dynamic"}), ("command line", {"seed": 3}))
+    assert (kept.router, kept.charging) == ("learned", "link")
