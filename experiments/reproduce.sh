@@ -44,17 +44,41 @@ for seed in 0 1 2 3 4; do train secret ours $seed; done
 for seed in 0 1 2; do train guide_8 ours $seed; done
 TAG=commformer train guide_8 ours 0 --topology commformer --density 0.2
 train secret random 0 --gate-rate 0.05
-for method in narrow commnet tarmac gvq random; do train predator_prey_easy $method 0; done
-for seed in 0 1; do
-  for method in dense ic3net commformer int8 int8-gated etc ddcl vq-vib; do train predator_prey_easy $method $seed; done
+for seed in 0 1 2 3 4; do
+  for method in int8-gated dense vq-vib ddcl etc int8 none commformer ic3net narrow commnet tarmac random gvq schednet; do
+    train predator_prey_easy $method $seed
+  done
 done
 for method in ours dense; do
   for seed in 0 1 2 3 4; do train predator_prey_medium $method $seed; done
 done
 for seed in 0 1 2; do TAG=router train predator_prey_easy ours $seed --router learned; done
-# one model at eight prices against eight trained at them
-for price in 0.0001 0.0003 0.001 0.002 0.005 0.01 0.02 0.05; do
-  TAG=priced-$price train predator_prey_easy ours 0 --stages.priced 0.2 --bit-price $price
+# trained under a price: five seeds at the one that paid, and seven others
+rate="--stages.fine-tune 0.1 --stages.priced 0.2 --stages.price"
+for seed in 0 1 2 3 4; do TAG=rate train predator_prey_easy ours $seed $rate 0.016; done
+for price in 0.001 0.002 0.004 0.008 0.024 0.032 0.05; do TAG=rate-$price train predator_prey_easy ours 0 $rate $price; done
+for seed in 0 1; do TAG=rate train predator_prey_easy int8-gated $seed $rate 0.016; done
+# a goal that has to be passed on, or remembered
+for seed in 0 1 2; do train guide_relay ours $seed; train guide_recall ours $seed; done
+TAG=one-round train guide_relay ours 0 --rounds 1
+TAG=forgetful train guide_recall ours 0 --memory none
+# agents known by nothing, by number and by role; teams of other sizes
+run=predator_prey_easy-ours-anonymous
+TAG=anonymous train predator_prey_easy ours 0 --ids none --aggregation attention
+for n in 3 4 5; do
+  $commlib evaluate "$runs/$run-0" --agents $n --quiet --out "$runs/$run-$n" --json "$results/predator_prey_easy-anonymous-$n-agents.json"
+done
+for n in 3 5; do
+  $commlib evaluate "$runs/$run-0" --agents $n --budget "1 bit/run" --quiet --out "$runs/$run-gagged-$n" \
+    --json "$results/predator_prey_easy-anonymous-gagged-$n-agents.json"
+done
+TAG=anonymous train guide ours 0 --ids none --aggregation mean --topology ring
+for n in 3 5 8; do
+  $commlib evaluate "$runs/guide-ours-anonymous-0" --agents $n --quiet --out "$runs/guide-ours-anonymous-$n" \
+    --json "$results/guide-anonymous-$n-agents.json"
+done
+for seed in 0 1; do
+  for ids in onehot role; do TAG=attention-$ids train predator_prey_easy ours $seed --ids $ids --aggregation attention; done
 done
 # what must be said is known in these two as well: log2 10 bits an image, log2 3 bits an episode
 for seed in 0 1 2 3 4; do train digits ours $seed; done
