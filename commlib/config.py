@@ -54,7 +54,9 @@ class StagesConfig(_Frozen):
     fine_tune_rate: float = Field(0.3, gt=0, description="learning rate there, as a share of the first one")
     priced: float = Field(0.0, ge=0, lt=1, description="share of the steps trained under the bit price (optional)")
     price: float | None = Field(
-        None, ge=0, description="reward per bit in the priced stage; default: bit_price, or what the margin allows"
+        None,
+        ge=0,
+        description="reward per bit in the priced stage, not in play; default: bit_price, or what the margin allows",
     )
     calibrate_worlds: int | None = Field(
         None, ge=2, description="episodes per play of calibration; default: what suits"
@@ -169,20 +171,6 @@ class RunConfig(_Frozen):
         return self
 
     @model_validator(mode="after")
-    def _gates_need_a_price(self) -> RunConfig:
-        if self.gate in ("talk", "sampled", "listen") and self.stages.priced == 0:
-            raise ValueError(
-                f"the {self.gate} gate is learned in the priced stage; give it steps, such as --stages.priced 0.2"
-            )
-        prune = self.stages.prune if self.topology in PRUNABLE else 0.0
-        if self.stages.fine_tune + self.stages.priced + prune >= 1:
-            raise ValueError(
-                "stages.fine_tune, stages.priced and stages.prune must leave steps for the dense stage: less than 1 "
-                "together"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _one_thing_decides_who_speaks(self) -> RunConfig:
         if self.topology == "topk" and self.gate != "none":
             raise ValueError(
@@ -190,6 +178,28 @@ class RunConfig(_Frozen):
             )
         if self.gate == "listen" and self.topology != "full":
             raise ValueError("the gate listen asks every listener, so it needs the topology full")
+        if self.rounds > 1 and self.topology == "none":
+            raise ValueError(
+                f"nobody hears anybody with the topology none, so {self.rounds} rounds say nothing; leave them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gates_need_a_price(self) -> RunConfig:
+        if self.gate in ("talk", "sampled", "listen") and self.stages.priced == 0:
+            raise ValueError(
+                f"the {self.gate} gate is learned in the priced stage; give it steps, such as --stages.priced 0.2"
+            )
+        if self.stages.price is not None and self.stages.priced == 0:
+            raise ValueError(
+                f"stages.price = {self.stages.price:g} is for a stage without steps; give it some, such as --stages.priced 0.2"
+            )
+        prune = self.stages.prune if self.topology in PRUNABLE else 0.0
+        if self.stages.fine_tune + self.stages.priced + prune >= 1:
+            raise ValueError(
+                "stages.fine_tune, stages.priced and stages.prune must leave steps for the dense stage: less than 1 "
+                "together"
+            )
         return self
 
     @property

@@ -93,6 +93,12 @@ class Result(_Figures):
     codec: str
     topology: str
     router: Literal["none", "kept", "dropped"] = "none"
+    gate: str | None = None
+    aggregation: str | None = None
+    ids: str | None = None
+    memory: str | None = None
+    rounds: int | None = None
+    priced: float | None = None
     seed: int
     steps: int
     runtime: str
@@ -124,6 +130,17 @@ class Result(_Figures):
     git: str
     command: str
     run: str
+
+    @property
+    def variant(self) -> str:
+        """What else tells a team from others of its method, codec and graph: whatever is not as it is by default."""
+        usual = {"gate": "none", "aggregation": "slots", "ids": "onehot", "memory": "none"}
+        words = [
+            f"{name} {value}" for name, plain in usual.items() if (value := getattr(self, name)) not in (None, plain)
+        ]
+        words += [f"{self.rounds} rounds"] if (self.rounds or 1) > 1 else []
+        words += [f"{self.priced:.0%} of the steps priced"] if self.priced else []
+        return ", ".join(words)
 
     def to_json(self) -> dict[str, Any]:
         """As a plain object; `return_` is called `return` there."""

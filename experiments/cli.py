@@ -407,7 +407,7 @@ def _verify(argv: list[str]) -> int:
         console.print(f"and {len(verdict.differences) - MOST_DIFFERENCES} more", highlight=False)
     console.print(
         f"{'hosts and learner agree' if not verdict.differences else f'{len(verdict.differences)} differences'}: "
-        f"{verdict.n_rounds} rounds, {verdict.n_codes} codes, {verdict.n_actions} actions compared; {verdict.n_probes} "
+        f"{verdict.n_steps} steps, {verdict.n_codes} codes, {verdict.n_actions} actions compared; {verdict.n_probes} "
         f"messages through the trainable and the frozen codec ({verdict.n_ties} ties)",
         highlight=False,
     )

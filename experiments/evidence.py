@@ -20,7 +20,17 @@ from commlib.units import Bits
 if TYPE_CHECKING:
     from commlib.world import WorldSpec
 
-_TELLING: Final = ("codec", "topology", "router", "budget", "charging_rule", "runtime", "hosts", "parallel_worlds")
+_TELLING: Final = (
+    "codec",
+    "topology",
+    "router",
+    "variant",
+    "budget",
+    "charging_rule",
+    "runtime",
+    "hosts",
+    "parallel_worlds",
+)
 """What tells two runs of one method apart, in the order in which it is looked for."""
 _LAST_RESORT: Final = ("bit_price", "density", "steps", "seed", "run")
 """What is looked at only where two such runs have the same seed: a chosen price may differ from seed to seed."""
@@ -206,6 +216,7 @@ def _label(group: list[Run], groups: list[list[Run]]) -> str:
 
 
 _WORDS: Final[dict[str, Callable[[Any], str]]] = {
+    "variant": lambda variant: variant or "plain",
     "router": lambda router: f"router {router}" if router != "none" else "no router",
     "density": lambda density: f"{density:.0%} of edges",
     "budget": lambda budget: budget or "no budget",

@@ -30,7 +30,9 @@ NONE: Final = "-"
 _MOST_DRAWN: Final = 12
 """No more runs than this have their books drawn; tables they all have."""
 
-_ESTIMATE: Final = "-log2 q of the codes that were sent: what a perfect coder would need under the learned prior."
+_ESTIMATE: Final = (
+    "-log2 q of every code, the expected ones included: what a perfect coder would need under the learned prior."
+)
 _PAYLOAD: Final = "the bits of the entropy-coded streams inside the frames: what our coder needed."
 _WIRE: Final = "eight times the bytes of the frames as they were sent, headers included: what is charged."
 
@@ -108,7 +110,7 @@ def _n_words(head: Sequence[str]) -> int:
 def _summary(results: Sequence[Result]) -> tuple[list[str], list[list[_Cell]]]:
     """Titles and cells; the world and the seed are named only where they differ, savings where dense is there."""
     columns: dict[str, Callable[[Result], _Cell]] = {
-        "method": lambda r: _Cell(r.method),
+        "method": lambda r: _Cell(r.method, r.variant),
         "codec": lambda r: _Cell(r.codec),
         "topology": lambda r: _Cell(r.topology if r.router == "none" else f"{r.topology}, router {r.router}"),
         "success %": lambda r: _with_side(r.success, 100, 1),
@@ -123,7 +125,7 @@ def _summary(results: Sequence[Result]) -> tuple[list[str], list[list[_Cell]]]:
         "worlds per frame": lambda r: _Cell(str(r.parallel_worlds)),
     }
     if len({result.seed for result in results}) > 1:
-        columns["method"] = lambda r: _Cell(r.method, f"seed {r.seed}")
+        columns["method"] = lambda r: _Cell(r.method, ", ".join(filter(None, (f"seed {r.seed}", r.variant))))
     if len({result.world for result in results}) > 1:
         columns = {"world": lambda r: _Cell(r.world), **columns}
     if all(saving_against_dense(result, results) is None for result in results):

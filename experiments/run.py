@@ -66,6 +66,8 @@ def run(
     Raises:
         AgentError: an agent's reply is wrong; the sentence says how.
     """
+    if "method" in settings:
+        raise ConfigError("a method is trained, and agents of your own are not; leave it out, or use commlib.train")
     made = make_world(world, settings.get("agents"))
     spec = made.spec
     config = make_config(
@@ -96,10 +98,14 @@ def graph_of(config: RunConfig, world: World) -> tuple[Edge, ...]:
     Raises:
         ConfigError: a setting asks for what only agents that are trained here can do.
     """
-    if config.rounds > 1 or config.signal != "none" or config.memory != "none":
+    plain = RunConfig()
+    names = ("rounds", "memory", "ids", "aggregation", "gate", "router")
+    asked = [name for name in names if getattr(config, name) != getattr(plain, name)]
+    asked += ["stages.priced"] * (config.stages.priced > 0) + ["the topology topk"] * (config.topology == "topk")
+    if asked:
         raise ConfigError(
-            "agents of your own say one message in a step, and remember what they like; leave out rounds, memory, the "
-            "topology topk and the gate listen"
+            f"agents of your own say one message in a step, and listen, remember and learn as they like; leave out "
+            f"{', '.join(asked)}"
         )
     return make_topology(config.topology, world.spec.n_agents, config.density, config.graph_seed).edges()
 

@@ -68,6 +68,7 @@ def seeds_row(name: str, paths: list[Path]) -> str:
         "codec",
         "topology",
         "router",
+        "variant",
         "steps",
         "budget",
         "charging_rule",

@@ -47,7 +47,7 @@ N_PROBES = 4096
 class Verdict(NamedTuple):
     """How much was compared, and every difference in words."""
 
-    n_rounds: int
+    n_steps: int
     n_codes: int
     n_actions: int
     n_probes: int

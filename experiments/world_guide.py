@@ -89,7 +89,8 @@ class Guide:
             n_steps=N_STEPS,
             success="share of the agents that stand on their own goal at the end",
             must_say="log2 25 = 4.64 bits per agent per episode, once, along one edge: "
-            f"sender i tells agent (i+{hops}) % {n_agents} its goal",
+            f"sender i tells agent (i+{hops}) % {n_agents} its goal"
+            + (f"; on a ring, where that is {hops} edges away, {hops} times" if hops > 1 else ""),
             bound_bits=math.log2(n_cells),
             source="commlib (ours)",
         )

@@ -92,7 +92,7 @@ def test_actors_compute_what_the_learner_computes(runs, runtime, settings):
     run = RunFolder(folder / "local")
     verdict = verify(load_model(run, world), config, world, runtime, run, Quiet())
     assert verdict.differences == []
-    assert verdict.n_rounds == 20
+    assert verdict.n_steps == 20
 
 
 def test_a_run_trained_here_is_evaluated_there(runs, runtime, settings, tmp_path):

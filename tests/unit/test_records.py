@@ -17,6 +17,12 @@ PLAIN = {
     "codec": "vq",
     "topology": "ring",
     "router": "none",
+    "gate": "listen",
+    "aggregation": "slots",
+    "ids": "role",
+    "memory": "none",
+    "rounds": 2,
+    "priced": 0.2,
     "seed": 3,
     "steps": 100,
     "runtime": "local",
@@ -54,6 +60,10 @@ PLAIN = {
 def test_a_result_reads_back_as_it_was_written(tmp_path):
     result = Result.from_json(PLAIN)
     assert result.return_.mean == -0.5
+    assert result.variant == "gate listen, ids role, 2 rounds, 20% of the steps priced"
+    assert (
+        Result.from_json({k: v for k, v in PLAIN.items() if k not in ("gate", "ids", "rounds", "priced")}).variant == ""
+    )
     assert result.frontier[0].return_ == 1.5
     assert result.to_json() == PLAIN
     folder = RunFolder(tmp_path)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import commlib
 from commlib.agent import Spoken
 from commlib.agents.play import Books, play
 from commlib.agents.policy import may_speak
@@ -329,6 +330,8 @@ def test_a_run_keeps_the_codec_of_every_round(tiny_settings, tmp_path):
         ({"topology": "ring", "gate": "listen", "stages": {"priced": 0.2}}, "needs the topology full"),
         ({"gate": "listen", "topology": "full"}, "is learned in the priced stage"),
         ({"rounds": 0}, "greater than or equal to 1"),
+        ({"rounds": 2, "topology": "none"}, "2 rounds say nothing"),
+        ({"stages": {"price": 0.016}}, "a stage without steps"),
     ],
 )
 def test_what_does_not_go_together_is_refused(settings, sentence):
@@ -357,6 +360,14 @@ def test_a_team_that_cannot_reply_has_one_round():
     furnish(stage.runtime, stage.plan, model)
     with pytest.raises(AgentError, match="one round"):
         stage.play()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"rounds": 2}, {"memory": "traces"}, {"topology": "topk"}, {"ids": "role"}, {"method": "ours"}]
+)
+def test_agents_of_your_own_are_not_asked_what_only_trained_ones_can(settings):
+    with pytest.raises(ConfigError, match="agents of your own"):
+        commlib.run("guide", _Still, quiet=True, **settings)
 
 
 def test_full_is_the_graph_of_a_scheduler():

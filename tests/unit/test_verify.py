@@ -82,7 +82,7 @@ def test_a_trained_team_computes_the_same_on_any_number_of_hosts(team, n_hosts):
     verdict = verify(model, config, world, LocalRuntime(n_hosts), folder, Quiet())
     assert verdict.differences == []
     n_speakers = len({edge.sender for edge in model.edges})
-    assert (verdict.n_rounds, verdict.n_codes) == (10, 10 * 16 * (3 + n_speakers))
+    assert (verdict.n_steps, verdict.n_codes) == (10, 10 * 16 * (3 + n_speakers))
     assert verdict.n_actions == 2 * 10 * 16 * 3
     assert verdict.n_probes > 1000
     assert verdict.n_ties < 0.01 * verdict.n_probes
