@@ -56,10 +56,11 @@ for seed in 0 1 2; do TAG=router train predator_prey_easy ours $seed --router le
 # trained under a price: five seeds at the one that paid, and seven others
 rate="--stages.fine-tune 0.1 --stages.priced 0.2 --stages.price"
 for seed in 0 1 2 3 4; do TAG=rate train predator_prey_easy ours $seed $rate 0.016; done
+TAG=rate train predator_prey_easy int8-gated 0 $rate 0.016
 for price in 0.001 0.002 0.004 0.008 0.024 0.032 0.05; do TAG=rate-$price train predator_prey_easy ours 0 $rate $price; done
-for seed in 0 1; do TAG=rate train predator_prey_easy int8-gated $seed $rate 0.016; done
 # a goal that has to be passed on, or remembered
-for seed in 0 1 2; do train guide_relay ours $seed; train guide_recall ours $seed; done
+for seed in 0 1 2; do train guide_relay ours $seed; done
+train guide_recall ours 0
 TAG=one-round train guide_relay ours 0 --rounds 1
 TAG=forgetful train guide_recall ours 0 --memory none
 # agents known by nothing, by number and by role; teams of other sizes

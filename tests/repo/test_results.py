@@ -48,4 +48,4 @@ def test_a_row_over_seeds_is_of_runs_that_differ_by_nothing_else():
     with pytest.raises(ConfigError, match="more than one method: none, ours"):
         row("predator_prey_easy-*-0-ray")
     with pytest.raises(ConfigError, match="a seed twice"):
-        row("predator_prey_easy-ours-priced-*")
+        row("predator_prey_easy-ours-rate-*")
