@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from commlib.agents.policy import Policy, PolicySpec, may_speak
-from commlib.codec import Codec
+from commlib.codec import Codec, Pulling
 from commlib.errors import AgentError
 from commlib.gate import Gate
 from commlib.message import Edge
@@ -449,8 +449,16 @@ class Learner:
         losses: dict[str, Tensor] = {}
         codes, bits = context[..., :-1], torch.zeros(x.shape[:2])
         if phase.use_codec:
-            flat = self.codecs[nth](x.reshape(-1, x.shape[-1]), context.reshape(-1, context.shape[-1]))
-            x, codes, bits = flat.z.view_as(x), flat.codes.view_as(codes), flat.rate_bits.view(x.shape[:2])
+            codec, rows, past_codes = (
+                self.codecs[nth],
+                x.reshape(-1, x.shape[-1]),
+                context.reshape(-1, context.shape[-1]),
+            )
+            flat = codec(rows, past_codes)
+            rate_bits = flat.rate_bits
+            if rows.requires_grad and phase.objective.bit_price > 0 and isinstance(codec, Pulling):
+                rate_bits = codec.pulled_bits(rows, flat.codes, past_codes)
+            x, codes, bits = flat.z.view_as(x), flat.codes.view_as(codes), rate_bits.view(x.shape[:2])
             losses = flat.losses
         elif noise is not None:
             x = x + phase.noise * noise

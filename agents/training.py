@@ -128,7 +128,9 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
             else:
                 said = team.each("learner.reply", phase, heard[-1], past, team.split(held[nth], 1), dice)
             z_all = torch.cat([s.z for s in said], 1)
-            ages[nth], held[nth] = older(ages[nth], held[nth], z_all), z_all
+            if team.has_ages:
+                ages[nth] = older(ages[nth], held[nth], z_all)
+            held[nth] = z_all
             heard.append(team.heard(z_all, ages[nth]))
             bits = bits + torch.cat([s.bits for s in said], 1)
             if nth == 0:

@@ -41,13 +41,10 @@ class Int8Codec(nn.Module):
         codes = ((x.detach() - self.low) / self.step).round().clamp(0, LEVELS - 1)
         hard = self.low + self.step * codes
         codes = codes.long()
-        return Quantized(hard + (x - x.detach()), codes, self._bits(x, codes, context), {})
+        return Quantized(hard + (x - x.detach()), codes, self.rate(codes, context), {})
 
-    def _bits(self, x: Tensor, codes: Tensor, context: Tensor | None) -> Tensor:
-        """Bits of each message, [B]; with a gradient where there is one to be had."""
-        if not x.requires_grad:
-            bits: Tensor = self.rate(codes, context)
-            return bits
+    def pulled_bits(self, x: Tensor, codes: Tensor, context: Tensor | None) -> Tensor:
+        """Bits of each message, [B], with a gradient for it; see `commlib.codecs.rate.RateTable.expected`."""
         levels = self.low[:, None] + self.step[:, None] * torch.arange(LEVELS)
         distance = (x[..., None] - levels).square()
         return self.rate.expected(distance, codes, context, SOFTNESS * float(levels.var(1, correction=0).mean()))

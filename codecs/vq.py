@@ -62,13 +62,10 @@ class VQCodec(nn.Module):
         with in_training(self.quantizer):
             z, index, commitment = self.quantizer(x, freeze_codebook=is_still)
         codes = index[..., None]
-        return Quantized(z, codes, self._bits(x, codes, context), {"commitment": commitment.sum()})
+        return Quantized(z, codes, self.rate(codes, context), {"commitment": commitment.sum()})
 
-    def _bits(self, x: Tensor, codes: Tensor, context: Tensor | None) -> Tensor:
-        """Bits of each message, [B]; with a gradient where there is one to be had."""
-        if not x.requires_grad:
-            bits: Tensor = self.rate(codes, context)
-            return bits
+    def pulled_bits(self, x: Tensor, codes: Tensor, context: Tensor | None) -> Tensor:
+        """Bits of each message, [B], with a gradient for it; see `commlib.codecs.rate.RateTable.expected`."""
         book = self.quantizer.codebook.detach()
         distance = (x.square().sum(-1, keepdim=True) - 2 * x @ book.T + book.square().sum(-1)).clamp_min(0)
         spread = float(book.var(0, correction=0).sum())

@@ -69,6 +69,18 @@ class Quantized(NamedTuple):
 
 
 @runtime_checkable
+class Pulling(Protocol):
+    """What a trainable codec may offer besides: bits whose gradient pulls messages to cheaper codes.
+
+    It costs more than a lookup, so it is asked for only where a price acts.
+    """
+
+    def pulled_bits(self, x: Tensor, codes: Tensor, context: Tensor | None) -> Tensor:
+        """The `rate_bits` of `codes` [B, P], float [B], with a gradient for the messages x [B, D]."""
+        ...
+
+
+@runtime_checkable
 class FrozenCodec(Protocol):
     """The edition that both ends of a link carry: numpy only, immutable, identified by its digest."""
 

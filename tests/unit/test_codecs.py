@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from commlib.codec import START, Codec, FrozenCodec, fresh_context, next_context
+from commlib.codec import START, Codec, FrozenCodec, Pulling, fresh_context, next_context
 from commlib.codecs.build import CODECS, make_codec
 from commlib.codecs.dither import DitherCodec
 from commlib.codecs.entropy import TABLE_TOTAL
@@ -351,7 +351,10 @@ def test_a_dear_message_is_pulled_towards_cheaper_codes(name, kind):
     context = torch.from_numpy(past[:15])
     told = codec(x, context)
     assert torch.equal(told.rate_bits.detach(), codec.rate(told.codes, context)), "what is charged is what is said"
-    told.rate_bits.sum().backward()
+    assert isinstance(codec, Pulling)
+    pulled = codec.pulled_bits(x, told.codes, context)
+    assert torch.equal(pulled.detach(), told.rate_bits)
+    pulled.sum().backward()
 
     every = np.arange(frozen.alphabet)[:, None]
     levels, prior = torch.from_numpy(frozen.embed(every))[:, 0], codec.rate.prior
@@ -364,9 +367,8 @@ def test_a_dear_message_is_pulled_towards_cheaper_codes(name, kind):
         assert (x.grad > 0).float().mean() > 0.8, "small numbers are frequent, and so cheap: fewer bits lie below"
 
 
-def test_a_rate_without_a_gradient_to_give_costs_nothing_more():
+def test_a_uniform_prior_pulls_nowhere():
     codec = VQCodec(2, 8)
-    assert not codec(torch.zeros(3, 2)).rate_bits.requires_grad
     x = torch.zeros(3, 2, requires_grad=True)
-    codec(x).rate_bits.sum().backward()
+    codec.pulled_bits(x, codec(x).codes, None).sum().backward()
     assert not x.grad.any(), "a uniform prior asks for the same bits everywhere"
