@@ -21,10 +21,11 @@ import torch
 from numpy.typing import NDArray
 
 from commlib.agents.runtime import Runtime
+from commlib.budget import Budget
 from commlib.errors import BudgetError
 from commlib.exchange import Bill, Sent, shares
 from commlib.journal import Entry, Lease, Receipt
-from commlib.ledger import Budget, Ledger
+from commlib.ledger import Ledger
 from commlib.plan import Plan, incoming
 from commlib.world import World
 

@@ -15,8 +15,8 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from commlib.budget import Budget
 from commlib.errors import ConfigError
-from commlib.ledger import Budget
 from commlib.records import write_whole
 
 

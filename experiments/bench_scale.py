@@ -28,6 +28,7 @@ from commlib.agent import Spoken
 from commlib.agents.play import Books, PostOffice, Purse
 from commlib.agents.runtime import LocalRuntime, Runtime
 from commlib.audit import audit
+from commlib.budget import Budget
 from commlib.codec import Codes, Vectors, fresh_context, next_context
 from commlib.codecs.frozen import CodebookQuantiser, TableCodec
 from commlib.codecs.prior import fit_prior
@@ -35,7 +36,7 @@ from commlib.exchange import Bill, Sent
 from commlib.experiments.bench import Laps, Measured, Row, Say, Target, race, table
 from commlib.experiments.model import Model, furnish
 from commlib.journal import Journal
-from commlib.ledger import Budget, Ledger
+from commlib.ledger import Ledger
 from commlib.plan import Plan, make_plan
 from commlib.topology import FixedTopology, full, knn
 

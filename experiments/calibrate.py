@@ -17,13 +17,14 @@ import torch
 
 from commlib.agents.play import Books, Tally, Watcher, play
 from commlib.agents.runtime import LocalRuntime
+from commlib.budget import Budget
 from commlib.codec import Codes, FrozenCodec
 from commlib.codecs.frozen import TableCodec
 from commlib.codecs.prior import best_prior
 from commlib.config import RunConfig, StagesConfig
 from commlib.experiments.model import Calibration, Model, Rung, furnish
 from commlib.experiments.school import School
-from commlib.ledger import Budget, Ledger
+from commlib.ledger import Ledger
 from commlib.objective import holds, merit
 from commlib.plan import Plan, make_plan
 from commlib.world import World

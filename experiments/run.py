@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from commlib.agent import Agent, Soloists, checked_reply
 from commlib.agents.play import Books, play
 from commlib.agents.runtime import LocalRuntime, Runtime
+from commlib.budget import Budget
 from commlib.codecs.floats import Float32Codec
 from commlib.config import RunConfig, make_config, read_yaml, replay_config
 from commlib.errors import AgentError, ConfigError
@@ -30,7 +31,7 @@ from commlib.experiments.progress import Quiet, make_display
 from commlib.experiments.train import load_model
 from commlib.experiments.worlds import make_world
 from commlib.journal import Journal
-from commlib.ledger import Budget, Ledger
+from commlib.ledger import Ledger
 from commlib.message import Edge
 from commlib.plan import make_plan
 from commlib.records import Result, RunFolder

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from commlib.audit import audit
+from commlib.budget import Budget
 from commlib.errors import JournalError, LeaseError, OverBudget
 from commlib.journal import Journal
-from commlib.ledger import Budget, Entry, Ledger, Receipt
+from commlib.ledger import Entry, Ledger, Receipt
 
 HOLDERS = ("a", "b", "c")
 few_bits = st.integers(0, 40)

@@ -14,7 +14,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("commlib", "codecs", "agents", "experiments")
-LOWER = frozenset({"units", "errors", "message", "frame", "ledger", "journal", "audit", "config", "records", "plugins"})
+LOWER = frozenset(
+    "units errors message frame budget ledger journal audit purse price bill config records plugins".split()
+)
 RAY_FILE = "agents/ray_runtime.py"
 
 # Importing one of these imports torch, or is Ray.

@@ -4,9 +4,10 @@ import threading
 import numpy as np
 import pytest
 
+from commlib.budget import Budget
 from commlib.errors import BudgetError, ConfigError, JournalError, LeaseError, OverBudget
 from commlib.journal import Journal
-from commlib.ledger import Budget, Entry, Lease, Ledger, Receipt, Statement
+from commlib.ledger import Entry, Lease, Ledger, Receipt, Statement
 
 
 def entry(lease, bits, *, sender=0, receivers=(1,), round=0, n_messages=1):

@@ -10,6 +10,7 @@ from commlib.agent import Spoken
 from commlib.agents.play import Books, Purse, check_bills, play
 from commlib.agents.runtime import LocalRuntime
 from commlib.audit import audit
+from commlib.budget import Budget
 from commlib.codecs.floats import Float32Codec
 from commlib.codecs.frozen import CodebookQuantiser, TableCodec
 from commlib.codecs.prior import Prior, to_integers
@@ -18,7 +19,7 @@ from commlib.exchange import Bill, Sent
 from commlib.experiments.model import Model, furnish
 from commlib.experiments.world_guide import Guide
 from commlib.journal import Journal
-from commlib.ledger import Budget, Ledger
+from commlib.ledger import Ledger
 from commlib.plan import CHARGING_RULES, make_plan, partition
 from commlib.topology import full, none
 

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from commlib.budget import Budget
 from commlib.config import make_config, write_yaml
 from commlib.errors import ConfigError, RunError
 from commlib.experiments import evidence, figures, page, report
 from commlib.experiments.evidence import group_runs, read_run
 from commlib.experiments.report import saving_against_dense, summary_table, write_report
 from commlib.journal import Journal
-from commlib.ledger import Budget, Entry, Ledger, Receipt
+from commlib.ledger import Entry, Ledger, Receipt
 from commlib.records import Estimate, Result, RunFolder, write_json
 
 VOID = {"meta", "br", "hr", "img", "path", "use", "rect", "circle", "line", "stop"}

@@ -14,6 +14,7 @@ from commlib.agents.play import Books, play
 from commlib.agents.policy import may_speak
 from commlib.agents.runtime import LocalRuntime
 from commlib.audit import audit
+from commlib.budget import Budget
 from commlib.codec import fresh_context
 from commlib.codecs.frozen import CodebookQuantiser, TableCodec
 from commlib.codecs.int8 import Int8Codec
@@ -29,7 +30,7 @@ from commlib.experiments.verify import verify
 from commlib.experiments.world_guide import Guide, guide_relay
 from commlib.experiments.worlds import make_world
 from commlib.journal import Journal
-from commlib.ledger import Budget, Ledger
+from commlib.ledger import Ledger
 from commlib.plan import make_plan, partition
 from commlib.records import RunFolder
 from commlib.topology import full, ring

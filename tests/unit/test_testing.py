@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import commlib
+from commlib.budget import Budget
 from commlib.codec import START
 from commlib.codecs.floats import Float32Codec
 from commlib.codecs.frozen import CodebookQuantiser, TableCodec
@@ -16,7 +17,7 @@ from commlib.codecs.prior import Prior, to_integers, uniform_prior
 from commlib.codecs.vq import VQCodec
 from commlib.errors import CodecError, CommlibError, LeaseError, OverBudget
 from commlib.experiments.world_guide import Guide
-from commlib.ledger import Budget, Ledger
+from commlib.ledger import Ledger
 from commlib.message import Edge
 from commlib.testing import ConformanceError, check_agent, check_codec, check_ledger, check_topology, check_world
 from commlib.topology import CommFormerTopology, make_topology

@@ -9,13 +9,14 @@ import torch
 from commlib.agents.desk import LearnedTeam
 from commlib.agents.play import Books, Step, play
 from commlib.agents.runtime import LocalRuntime
+from commlib.budget import Budget
 from commlib.config import make_config, read_yaml
 from commlib.experiments.model import furnish
 from commlib.experiments.progress import Quiet
 from commlib.experiments.train import load_model
 from commlib.experiments.verify import Eavesdropper, Heard, compare, compare_codecs, verify
 from commlib.experiments.worlds import make_world
-from commlib.ledger import Budget, Ledger
+from commlib.ledger import Ledger
 from commlib.plan import make_plan, partition
 from commlib.records import RunFolder
 
