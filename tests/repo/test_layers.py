@@ -15,7 +15,22 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("commlib", "codecs", "agents", "experiments")
 LOWER = frozenset(
-    "units errors message frame budget ledger journal audit purse price bill config records plugins".split()
+    [
+        "units",
+        "errors",
+        "message",
+        "frame",
+        "budget",
+        "ledger",
+        "journal",
+        "audit",
+        "purse",
+        "price",
+        "bill",
+        "config",
+        "records",
+        "plugins",
+    ]
 )
 RAY_FILE = "agents/ray_runtime.py"
 
