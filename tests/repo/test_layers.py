@@ -15,23 +15,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("commlib", "codecs", "agents", "experiments")
 LOWER = frozenset(
-    [
-        "units",
-        "errors",
-        "message",
-        "frame",
-        "budget",
-        "ledger",
-        "journal",
-        "audit",
-        "purse",
-        "price",
-        "bill",
-        "config",
-        "records",
-        "plugins",
-    ]
-)
+    {
+        "units", "errors", "message", "frame", "budget", "ledger", "journal", "audit", "purse",
+        "price", "bill", "config", "records", "plugins",
+    }
+)  # fmt: skip
 RAY_FILE = "agents/ray_runtime.py"
 
 # Importing one of these imports torch, or is Ray.
