@@ -47,7 +47,7 @@ class Ledger:
         """
         self.journal = journal or Journal.in_memory()
         if budget is not None:
-            self.journal.set_meta("budget", {"bits": budget.bits, "per": budget.per})
+            self.journal.set_meta("budget", {"bits": budget.amount, "per": budget.per})
         noted = self.journal.meta("budget")
         self._is_capped = not (isinstance(noted, dict) and noted["bits"] is None)
         self._statement = self.journal.statement()

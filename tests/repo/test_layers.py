@@ -18,6 +18,7 @@ LOWER = frozenset(
     {
         "units", "errors", "message", "frame", "budget", "ledger", "journal", "audit", "purse",
         "price", "bill", "config", "records", "plugins",
+        "plan", "rationing",
     }
 )  # fmt: skip
 RAY_FILE = "agents/ray_runtime.py"
