@@ -33,12 +33,12 @@ def make_books(folder, n_agents, n_rounds, per_round, budget):
     with Ledger(Journal(folder.journal), budget=budget) as ledger:
         for r in range(n_rounds):
             with ledger.round():
-                if budget.bits is not None:
+                if budget.amount is not None:
                     ledger.grant(budget.allowance(64), 2 * r)
                 spend = [
                     int(per_round * (3 if r == 1 else 0.4 + rng.random()) * (1 + s) / n_agents) for s in range(n_agents)
                 ]
-                lease = ledger.lease("host-0", sum(spend) if budget.bits is None else ledger.statement().available, r)
+                lease = ledger.lease("host-0", sum(spend) if budget.amount is None else ledger.statement().available, r)
                 entries, receipts = [], []
                 for s, b in enumerate(spend):
                     heard_by = tuple(sorted({(s + 1) % n_agents, (s + 2) % n_agents} - {s}))
@@ -47,7 +47,7 @@ def make_books(folder, n_agents, n_rounds, per_round, budget):
                         receipts += [Receipt("host-0", 0, r, r, s, to, 64, b) for to in heard_by]
                 ledger.settle(lease, entries)
                 ledger.receive(receipts)
-                if budget.bits is not None:
+                if budget.amount is not None:
                     ledger.withdraw(ledger.statement().available, 2 * r + 1)
         return ledger.statement(), ledger.journal.digest()
 
