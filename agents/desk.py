@@ -1,8 +1,9 @@
 """The desk of a host: its agents play for real, and everything they say or hear is a charged frame.
 
-A desk has two trays, out and in, and a purse. `speak` fills the out tray and pays from the lease that came with the
-call; `act` empties the in tray and says what the agents do; `reply`, where a step has several rounds, does both trays. No
-agent sees anything but its own observation and its tray.
+A desk has two trays, out and in. `speak` fills the out tray, within the allowance that came with the call; `act` empties
+the in tray and says what the agents do; `reply`, where a step has several rounds, does both trays. Where hosts share a
+pool, `draft` and `redraft` say first what is wanted, and `post` sends what is allowed. No agent sees anything but its own
+observation and its tray.
 
 Shapes: W worlds, n local agents, N agents in all, K slots of an inbox, O observation width, D message width.
 """
@@ -24,6 +25,7 @@ from commlib.errors import AgentError
 from commlib.exchange import Bill, Endpoint, Sent
 from commlib.gate import Gate
 from commlib.plan import Plan
+from commlib.rationing import Allowance, Claims, Rationing, Scope, Tariff
 
 
 class Acted(NamedTuple):
@@ -37,6 +39,13 @@ class Replied(NamedTuple):
     """What a host says in the next round of a step, and receipts for what it heard in this one."""
 
     sent: Sent
+    heard: list[Bill]
+
+
+class Redrafted(NamedTuple):
+    """What a host wants to say in the next round, of each pool, and receipts for what it heard in this one."""
+
+    claims: list[Claims]
     heard: list[Bill]
 
 
@@ -79,6 +88,7 @@ class LearnedTeam:
         """Messages of the local agents; silent where the talk gate is shut."""
         share = torch.full((len(observation),), elapsed)
         self._inputs, self._vectors, silent = [], [], []
+        wishes: list[NDArray[np.float32]] = []
         self._heard = [[] for _ in self._agents]
         for k, agent in enumerate(self._agents):
             inputs = self._policy.inputs(torch.from_numpy(observation[:, k : k + 1]), [agent], share)
@@ -86,9 +96,12 @@ class LearnedTeam:
             self._inputs.append(inputs)
             self._vectors.append(message)
             silent.append(self._silence(gate, len(observation)))
+            if gate is not None:  # learned under a price: how far it is open says what the message is worth
+                wishes.append(gate[:, 0].sigmoid().numpy())
         vectors = torch.cat(self._vectors, 1).transpose(0, 1).contiguous().numpy()
         dtype = np.float32 if self._policy.spec.gate == "sampled" else bool
-        return Spoken(vectors, np.stack(silent).astype(dtype), self.harm if self._policy.spec.has_router else None)
+        harm = self.harm if self._policy.spec.has_router else None
+        return Spoken(vectors, np.stack(silent).astype(dtype), harm, np.stack(wishes) if wishes else None)
 
     @torch.no_grad()
     def harm(
@@ -182,12 +195,12 @@ class Desk:
         self._nth = 0
         """Which round of the step it is."""
 
-    def reset(self, n_worlds: int, rate_weight: float) -> None:
-        """A new batch of episodes on fresh links."""
+    def reset(self, n_worlds: int, tariff: Tariff, rationing: Rationing) -> None:
+        """A new batch of episodes on fresh links, at these prices; what does not fit is treated so."""
         self._team.reset(n_worlds)
         for endpoint in self._endpoints:
+            endpoint.rationing, endpoint.rate_weight, endpoint.tolls = rationing, tariff.rate_weight, tariff.tolls
             endpoint.reset(n_worlds)
-            endpoint.rate_weight = rate_weight
 
     def speak(
         self,
@@ -195,27 +208,63 @@ class Desk:
         observation: Vectors,
         elapsed: float,
         alive: NDArray[np.bool_],
-        allowance_bits: int | None,
+        allowance: Allowance | None,
     ) -> Sent:
         """Observations [W, n, O] to paid frames: the first round of a step."""
+        self._draft(round_number, observation, elapsed, alive)
+        return self.post(round_number, alive, allowance)
+
+    def draft(
+        self,
+        round_number: int,
+        observation: Vectors,
+        elapsed: float,
+        alive: NDArray[np.bool_],
+        scopes: Sequence[Scope],
+    ) -> list[Claims]:
+        """Observations [W, n, O] to what the agents want to send in each scope; `post` sends it."""
+        self._draft(round_number, observation, elapsed, alive)
+        return [self._endpoint.claims(alive, scope) for scope in scopes]
+
+    def _draft(self, round_number: int, observation: Vectors, elapsed: float, alive: NDArray[np.bool_]) -> None:
         self._nth = 0
-        return self._send(round_number, self._team.speak(observation, elapsed), alive, allowance_bits)
+        self._endpoint.draft(round_number, self._team.speak(observation, elapsed), alive)
 
     def reply(
-        self, round_number: int, frames: dict[int, bytes], alive: NDArray[np.bool_], allowance_bits: int | None
+        self, round_number: int, frames: dict[int, bytes], alive: NDArray[np.bool_], allowance: Allowance | None
     ) -> Replied:
         """Frames of a round to those of the next, which has this number, and receipts."""
-        endpoint = self._endpoints[self._nth]
-        received = endpoint.receive(round_number - 1, frames, alive)
+        heard = self._redraft(round_number, frames, alive)
+        return Replied(self.post(round_number, alive, allowance), heard)
+
+    def redraft(
+        self, round_number: int, frames: dict[int, bytes], alive: NDArray[np.bool_], scopes: Sequence[Scope]
+    ) -> Redrafted:
+        """Frames of a round to what the agents want to send in the next one, which has this number, and receipts."""
+        heard = self._redraft(round_number, frames, alive)
+        return Redrafted([self._endpoint.claims(alive, scope) for scope in scopes], heard)
+
+    def _redraft(self, round_number: int, frames: dict[int, bytes], alive: NDArray[np.bool_]) -> list[Bill]:
+        received = self._endpoint.receive(round_number - 1, frames, alive)
         if not isinstance(self._team, ReplyingTeam):
             raise AgentError(f"a {type(self._team).__name__} has no method reply; give its steps one round of messages")
-        spoken = self._team.reply(received.inbox, endpoint.delivered())
+        spoken = self._team.reply(received.inbox, self._endpoint.delivered())
         self._nth += 1
-        return Replied(self._send(round_number, spoken, alive, allowance_bits), received.heard)
+        self._endpoint.draft(round_number, spoken, alive)
+        return received.heard
 
-    def _send(self, round_number: int, spoken: Spoken, alive: NDArray[np.bool_], allowance_bits: int | None) -> Sent:
-        endpoint = self._endpoints[self._nth]
-        return endpoint.send(round_number, spoken.vectors, spoken.silent, alive, allowance_bits, spoken.harm)
+    def post(self, round_number: int, alive: NDArray[np.bool_], allowance: Allowance | None) -> Sent:
+        """What was drafted, or what is allowed of it, as paid frames."""
+        return self._endpoint.post(round_number, alive, allowance)
+
+    @property
+    def _endpoint(self) -> Endpoint:
+        """Of the round that is going on."""
+        return self._endpoints[self._nth]
+
+    def n_put_off(self) -> int:
+        """How many messages still wait for a later round."""
+        return sum(endpoint.n_put_off for endpoint in self._endpoints)
 
     def act(
         self, round_number: int, frames: dict[int, bytes], alive: NDArray[np.bool_], uniform: NDArray[np.float32]

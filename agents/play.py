@@ -1,36 +1,34 @@
 """Playing for real: episodes in which every message is leased, framed, carried, receipted and booked.
 
-The driver is the postmaster: it steps the world, hands each host its observations and a lease, carries the frames to the
-hosts that may hear them, throws the dice, and writes the books. It opens no letter. A step is two calls per host:
+The driver is the postmaster: it steps the world, hands each host its observations and an allowance, carries the frames to
+the hosts that may hear them, throws the dice, and has the till write the books. It opens no letter. A step is two calls per
+host:
 
-    observations, lease --> [desk.speak] --> frames --settle--> carry --> [desk.act] --> actions, receipts --> world.step
+    observations, allowance --> [desk.speak] --> frames --settle--> carry --> [desk.act] --> actions, receipts --> world.step
 
-Where a step has several rounds, `desk.reply` comes between: frames in, and paid frames of the next round out.
+Where a step has several rounds, `desk.reply` comes between: frames in, and paid frames of the next round out. Where hosts
+share a pool that is not divided equally, each round takes one call more: first they say what they want.
 
 Shapes: W worlds side by side, N agents, n agents of a host.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from commlib.agents.runtime import Runtime
-from commlib.budget import Budget
+from commlib.agents.till import Books, Till, Use
 from commlib.errors import BudgetError
-from commlib.exchange import Bill, Sent, shares
-from commlib.journal import Entry, Lease, Receipt
-from commlib.ledger import Ledger
-from commlib.plan import Plan, incoming
-from commlib.world import World
-
-ALLOWANCE_STEP = 2
-"""Allowance numbers in a round: one for the grant, one for what is withdrawn at its end."""
+from commlib.exchange import Sent
+from commlib.plan import Plan
+from commlib.rationing import Allowance, Claims, Tariff
+from commlib.world import BudgetSeen, World
 
 
 @dataclass
@@ -46,8 +44,10 @@ class Tally:
         n_messages: messages that said something (not the expected code).
         n_slots: agent-steps in which an agent could have spoken.
         n_frames, n_rounds: frames sent, and rounds in which some could have been.
-        n_dropped: messages silenced because the budget was out.
-        left_bits: what a run's budget has left afterwards.
+        n_dropped: messages that were never said, because an allowance was too small.
+        n_degraded: messages told more coarsely, for the same reason; n_deferred: messages put off, whether or not said later.
+        left: what the accounts of the run have left afterwards, by name.
+        use: what each account was used for, by name.
     """
 
     success: list[float] = field(default_factory=list)
@@ -62,17 +62,10 @@ class Tally:
     n_frames: int = 0
     n_rounds: int = 0
     n_dropped: int = 0
-    left_bits: int = 0
-
-
-@dataclass(frozen=True)
-class Books:
-    """Where play is charged: the ledger, the budget that feeds it, the next round, and what a run's budget has left."""
-
-    ledger: Ledger
-    budget: Budget
-    first_round: int = 0
-    left_bits: int = 0
+    n_degraded: int = 0
+    n_deferred: int = 0
+    left: dict[str, int] = field(default_factory=dict)
+    use: dict[str, Use] = field(default_factory=dict)
 
 
 class Carried(NamedTuple):
@@ -108,7 +101,7 @@ def play(
     books: Books,
     *,
     n_worlds: int,
-    rate_weight: float,
+    tariff: Tariff,
     generator: torch.Generator,
     n_rounds: int = 1,
     n_signals: int = 0,
@@ -119,23 +112,25 @@ def play(
     A step has `n_rounds` rounds of messages, each with a number of its own; the first `n_signals` of them are charged as
     all are, but not counted as messages.
 
-    The budget is shared by all agents; with W worlds side by side a "per step" or "per episode" budget is W times one
-    world's, pooled. Hosts share a round's allowance equally.
+    Budgets are shared by all agents; with W worlds side by side one per step or episode is W times one world's, pooled.
     """
     n_hosts = runtime.n_hosts
-    runtime.each("desk.reset", [(n_worlds, rate_weight)] * n_hosts)
+    runtime.each("desk.reset", [(n_worlds, tariff, books.rationing)] * n_hosts)
     post = PostOffice(runtime, plan, books, n_rounds)
     tally = Tally()
     dice = torch.Generator().manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
     total, length = np.zeros(n_worlds), np.zeros(n_worlds, np.int64)
     step = world.reset(n_worlds, generator)
-    post.purse.open(n_worlds)
+    post.till.open(n_worlds)
     for t in range(world.spec.n_steps):
         alive = (~step.done).numpy()
         if not alive.any():
             break
         number = books.first_round + t * n_rounds
+        post.till.begin(number, int(alive.sum()))
         observation, active = step.observation.numpy(), step.active.numpy()
+        if isinstance(world, BudgetSeen):
+            observation[..., -1] = post.till.left_share
         uniform = torch.rand(n_worlds, len(plan.host_of), generator=dice).numpy()
         rounds, action = post.step(number, observation, t / world.spec.n_steps, alive, uniform)
         step = world.step(torch.from_numpy(action))
@@ -146,7 +141,10 @@ def play(
             _add_up(tally, carried.sent, is_signal=nth < n_signals)
         if watcher is not None:
             watcher(Step(number, t, alive, active, observation, uniform, rounds, action))
-    tally.left_bits = post.purse.close()
+    n_put_off = sum(runtime.each("desk.n_put_off", [()] * n_hosts)) if books.rationing.when_out == "defer" else 0
+    tally.n_dropped += n_put_off
+    tally.left = post.till.left()
+    tally.use = post.till.close(books.first_round, n_put_off)
     tally.success = world.success().float().tolist()
     tally.returns, tally.lengths = total.tolist(), length.tolist()
     return tally
@@ -158,7 +156,7 @@ class PostOffice:
     def __init__(self, runtime: Runtime, plan: Plan, books: Books, n_rounds: int = 1) -> None:
         self._runtime, self._plan, self._n_rounds = runtime, plan, n_rounds
         self._blocks = [plan.agents_of(host) for host in range(runtime.n_hosts)]
-        self.purse = Purse(books, plan, runtime.n_hosts, n_rounds)
+        self.till = Till(books, plan, runtime.n_hosts, n_rounds)
 
     def step(
         self,
@@ -170,41 +168,55 @@ class PostOffice:
     ) -> tuple[list[Carried], NDArray[np.int64]]:
         """One step: observations [W, N, O] and uniform numbers [W, N] in, what was carried and actions [W, N] out.
 
-        `number` is that of its first round.
+        `number` is that of its first round, which the till has begun.
         """
-        allowances = self.purse.lease(number, int(alive.sum()))
-        sent: list[Sent] = self._runtime.each(
-            "desk.speak",
-            [
-                (number, observation[:, block], elapsed, alive, allowance)
-                for block, allowance in zip(self._blocks, allowances, strict=True)
-            ],
-        )
+        seen = [(number, observation[:, block], elapsed, alive) for block in self._blocks]
+        if self.till.needs_claims:
+            sent = self._posted(number, alive, self._asked("desk.draft", seen))
+        else:
+            sent = self._asked("desk.speak", seen, self.till.lease(number))
         carried = [self._carried(number, sent)]
         for later in range(number + 1, number + self._n_rounds):
-            allowances = self.purse.lease(later, int(alive.sum()))
-            replied = self._runtime.each(
-                "desk.reply",
-                [
-                    (later, bag, alive, allowance)
-                    for bag, allowance in zip(self._bags(carried[-1].frames), allowances, strict=True)
-                ],
-            )
-            self.purse.book_receipts(later - 1, [r.heard for r in replied])
-            carried.append(self._carried(later, [r.sent for r in replied]))
+            self.till.begin(later, int(alive.sum()))
+            carried.append(self._next(later, alive, carried[-1].frames))
         last = number + self._n_rounds - 1
         bags = self._bags(carried[-1].frames)
-        acted = self._runtime.each(
-            "desk.act",
-            [(last, bag, alive, uniform[:, block]) for bag, block in zip(bags, self._blocks, strict=True)],
+        acted = self._asked(
+            "desk.act", [(last, bag, alive, uniform[:, block]) for bag, block in zip(bags, self._blocks, strict=True)]
         )
-        self.purse.book_receipts(last, [a.heard for a in acted])
+        self.till.book_receipts(last, [a.heard for a in acted])
         return carried, np.concatenate([a.action for a in acted], 1)
+
+    def _next(self, number: int, alive: NDArray[np.bool_], frames: dict[int, bytes]) -> Carried:
+        """Another round of the same step, with this number, after the frames of the last one."""
+        bags = [(number, bag, alive) for bag in self._bags(frames)]
+        if self.till.needs_claims:
+            redrafted = self._asked("desk.redraft", bags)
+            self.till.book_receipts(number - 1, [r.heard for r in redrafted])
+            return self._carried(number, self._posted(number, alive, [r.claims for r in redrafted]))
+        replied = self._asked("desk.reply", bags, self.till.lease(number))
+        self.till.book_receipts(number - 1, [r.heard for r in replied])
+        return self._carried(number, [r.sent for r in replied])
+
+    def _asked(
+        self, method: str, arguments: Sequence[tuple[Any, ...]], allowances: Sequence[Allowance | None] | None = None
+    ) -> list[Any]:
+        """Call every host with its arguments, and its allowance where there is one, or else the scopes of its claims."""
+        if method in ("desk.draft", "desk.redraft"):
+            arguments = [(*own, self.till.scopes) for own in arguments]
+        elif allowances is not None:
+            arguments = [(*own, allowance) for own, allowance in zip(arguments, allowances, strict=True)]
+        return self._runtime.each(method, arguments)
+
+    def _posted(self, number: int, alive: NDArray[np.bool_], claims: list[list[Claims]]) -> list[Sent]:
+        """What goes of what hosts want."""
+        allowances = self.till.lease(number, claims)
+        return self._runtime.each("desk.post", [(number, alive, allowance) for allowance in allowances])
 
     def _carried(self, number: int, sent: list[Sent]) -> Carried:
         """Pay for what hosts hand over."""
         check_bills(self._plan, sent)
-        self.purse.settle(number, sent)
+        self.till.settle(number, sent)
         return Carried(sent, {index: data for s in sent for index, data in s.frames.items()})
 
     def _bags(self, frames: dict[int, bytes]) -> list[dict[int, bytes]]:
@@ -247,98 +259,5 @@ def _add_up(tally: Tally, sent: list[Sent], *, is_signal: bool) -> None:
             tally.n_messages += s.n_spoken
         tally.n_frames += len(s.frames)
         tally.n_dropped += s.n_dropped
-
-
-class Purse:
-    """A play's dealings with the ledger, round by round; the shares of a frame's bill are worked out here.
-
-    What a budget allows per step is granted for its first round, and what its last leaves expires. No round may spend more
-    than an equal share of what is left for those of its step, so that the first does not starve the others.
-    """
-
-    def __init__(self, books: Books, plan: Plan, n_hosts: int, n_rounds: int = 1) -> None:
-        self.ledger, self.budget, self.n_hosts, self._n_rounds = books.ledger, books.budget, n_hosts, n_rounds
-        self._routes = [trunk.routes for trunk in plan.trunks]
-        self._edges = [
-            {
-                trunk: list(zip(*(column.tolist() for column in edges[:3]), strict=True))
-                for trunk, edges in incoming(plan, host).items()
-            }
-            for host in range(n_hosts)
-        ]
-        self._first = books.first_round
-        self._leases: list[Lease] = []
-        # Counted here, not asked of the ledger: a play that is repeated after a crash must lease what it leased before.
-        self._left = books.left_bits
-
-    def open(self, n_worlds: int) -> None:
-        """Grant an episode's allowance."""
-        if self.budget.per == "episode" and self.budget.bits is not None:
-            self._left = self.budget.allowance(n_worlds)
-            self.ledger.grant(self._left, ALLOWANCE_STEP * self._first)
-
-    def lease(self, number: int, n_alive: int) -> list[int | None]:
-        """Each host's allowance for this round, leased; None where the budget has no limit."""
-        if self.budget.bits is None:
-            return [None] * self.n_hosts
-        with self.ledger.round():
-            if self.budget.per == "step" and self._nth(number) == 0:
-                self._left = self.budget.allowance(n_alive)
-                self.ledger.grant(self._left, ALLOWANCE_STEP * number)
-            share = self._left // (self.n_hosts * (self._n_rounds - self._nth(number)))
-            self._leases = [self.ledger.lease(f"host-{h}", share, number) for h in range(self.n_hosts)]
-        return [share] * self.n_hosts
-
-    def settle(self, number: int, sent: list[Sent]) -> None:
-        """Pay for the frames before they are carried; one commit."""
-        spent = [sum(bill.bits for bill in s.bills) for s in sent]
-        with self.ledger.round():
-            if self.budget.bits is None:
-                self._leases = [self.ledger.lease(f"host-{h}", bits, number) for h, bits in enumerate(spent)]
-            for lease, s in zip(self._leases, sent, strict=True):
-                self.ledger.settle(lease, [entry for bill in s.bills for entry in self._entries(lease, number, bill)])
-            self._left -= sum(spent)
-            n_dropped = sum(s.n_dropped for s in sent)
-            if n_dropped:
-                self.ledger.note_dropped(n_dropped, sum(s.dropped_bits for s in sent), number)
-            is_last = self._nth(number) == self._n_rounds - 1
-            if self.budget.per == "step" and self.budget.bits is not None and is_last:
-                self.ledger.withdraw(self._left, ALLOWANCE_STEP * number + 1)
-
-    def _nth(self, number: int) -> int:
-        """Which round of its step it is."""
-        return (number - self._first) % self._n_rounds
-
-    def _entries(self, lease: Lease, number: int, bill: Bill) -> Iterator[Entry]:
-        """A debit for each route of a frame."""
-        routes = self._routes[bill.trunk]
-        parts = zip(routes, shares(bill.bits, len(routes)), shares(bill.payload_bits, len(routes)), strict=True)
-        for (sender, receivers), bits, payload_bits in parts:
-            yield Entry(
-                lease.epoch, number, number, sender, receivers, bill.n_messages, bits, payload_bits, lease.holder
-            )
-
-    def book_receipts(self, number: int, heard_by_host: list[list[Bill]]) -> None:
-        """Write down what was heard."""
-        self.ledger.receive(
-            receipt
-            for host, bills in enumerate(heard_by_host)
-            for bill in bills
-            for receipt in self._receipts(host, number, bill)
-        )
-
-    def _receipts(self, host: int, number: int, bill: Bill) -> Iterator[Receipt]:
-        """A receipt for each edge to an agent of the host that heard a frame."""
-        if bill.trunk not in self._edges[host]:
-            raise BudgetError(f"host {host} says it heard trunk {bill.trunk}, which does not lead to it")
-        bits = shares(bill.bits, len(self._routes[bill.trunk]))
-        holder = f"host-{host}"
-        epoch = self.ledger.epoch(holder)
-        for route, sender, receiver in self._edges[host][bill.trunk]:
-            yield Receipt(holder, epoch, number, number, sender, receiver, bill.n_messages, bits[route])
-
-    def close(self) -> int:
-        """What an episode's allowance did not use expires; what is left for the next play is the answer."""
-        if self.budget.per == "episode" and self.budget.bits is not None:
-            self.ledger.withdraw(self._left, ALLOWANCE_STEP * self._first + 1)
-        return self._left
+        tally.n_degraded += s.n_degraded
+        tally.n_deferred += s.n_deferred

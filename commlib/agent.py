@@ -59,11 +59,14 @@ class Spoken(NamedTuple):
         silent: who says nothing, bool [n, W]; or the probability of it, float32 in 0..1, of an agent that draws: the desk
             throws the dice.
         harm: what it costs to tell these messages otherwise; None: their squared distortion, for all alike.
+        value: what each message is worth, float32 [n, W], in any unit that all agents share: under a budget, most value per
+            bit goes first. None: the harm that it spares.
     """
 
     vectors: Vectors
     silent: NDArray[np.bool_] | NDArray[np.float32]
     harm: Harm | None = None
+    value: NDArray[np.float32] | None = None
 
 
 class BatchedTeam(Protocol):

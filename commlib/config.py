@@ -15,8 +15,9 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from commlib.budget import Budget
+from commlib.budget import Budgets, Network
 from commlib.errors import ConfigError
+from commlib.rationing import Allocation, Rationing, WhenOut, parse_groups
 from commlib.records import write_whole
 
 
@@ -124,7 +125,23 @@ class RunConfig(_Frozen):
     charging: Literal["broadcast", "link"] = Field("broadcast", description="who pays for a frame that several hear")
     runtime: Literal["local", "ray"] = Field("local", description="hosts in this process or as Ray actors")
     hosts: int | None = Field(None, ge=1, description="agent hosts; default: one for all when local, one each on Ray")
-    budget: str | None = Field(None, description='shared by all agents, such as "64 bit/step"; default: no cap')
+    budget: str | None = Field(
+        None,
+        description='shared by all agents, such as "64 bit/step"; several with commas: "agent 2: 1 kbit/episode, '
+        '3 messages/step"; default: no cap',
+    )
+    allocation: Allocation = Field(
+        "value", description="who goes first when a budget is too small: most value per bit, ..., see docs/ledger.md"
+    )
+    priority: str | None = Field(
+        None, description='groups and their guaranteed shares of a pool: "agents 0-1: 50 %, agent 2"; for priority'
+    )
+    when_out: WhenOut = Field("drop", description="what becomes of a message that finds no room in the budget")
+    defer_rounds: int = Field(2, ge=1, le=1024, description="rounds after which a deferred message is given up")
+    network: str | None = Field(
+        None, description='rate and delay, such as "1 Mbit/s + 2 ms": how long frames take, for budgets of latency'
+    )
+    show_budget: bool = Field(False, description="agents see what is left of the budget, as one more observation")
     bit_price: float | None = Field(None, ge=0, description="reward per bit; default: what the margin allows")
     seed: int = Field(0, ge=0, lt=2**31, description="of everything random")
     steps: int = Field(200_000, ge=1, description="environment steps of training")
@@ -140,10 +157,31 @@ class RunConfig(_Frozen):
     @field_validator("budget")
     @classmethod
     def _is_a_budget(cls, text: str | None) -> str | None:
-        if text is None or text.lower() in {"none", "null", "unlimited"}:
-            return None
-        Budget.parse(text)
+        return text if Budgets.parse(text) else None
+
+    @field_validator("network")
+    @classmethod
+    def _is_a_network(cls, text: str | None) -> str | None:
+        if text is not None:
+            Network.parse(text)
         return text
+
+    @field_validator("priority")
+    @classmethod
+    def _are_groups(cls, text: str | None) -> str | None:
+        parse_groups(text)
+        return text
+
+    @model_validator(mode="after")
+    def _rationing_is_whole(self) -> RunConfig:
+        if (self.allocation == "priority") != (self.priority is not None):
+            raise ValueError(
+                "the allocation priority needs groups, and groups need it: --allocation priority --priority "
+                "'agents 0-1: 50 %, agent 2: 20 %'"
+            )
+        if self.network is None and any(budget.currency == "latency" for budget in self.budgets.all):
+            raise ValueError("a budget of latency needs to know the network, such as --network '1 Mbit/s + 2 ms'")
+        return self
 
     @model_validator(mode="after")
     def _dynamic_edges_are_paid_one_by_one(self) -> RunConfig:
@@ -208,9 +246,14 @@ class RunConfig(_Frozen):
         return "topk" if self.topology == "topk" else "listen" if self.gate == "listen" else "none"
 
     @property
-    def shared_budget(self) -> Budget:
-        """The budget as the ledger wants it."""
-        return Budget(None) if self.budget is None else Budget.parse(self.budget)
+    def budgets(self) -> Budgets:
+        """The budgets as the till wants them."""
+        return Budgets.parse(self.budget)
+
+    @property
+    def rationing(self) -> Rationing:
+        """What happens when one of them is too small."""
+        return Rationing(self.allocation, parse_groups(self.priority), self.when_out, self.defer_rounds)
 
 
 PRUNABLE = ("pruned", "dynamic")
@@ -257,7 +300,8 @@ def _with_implied(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 PLAY_SETTINGS = (
-    "agents", "rate_aware", "charging", "runtime", "hosts", "budget", "bit_price", "seed", "episodes", "parallel_worlds",
+    "agents", "rate_aware", "charging", "runtime", "hosts", "budget", "allocation", "priority", "when_out", "defer_rounds",
+    "network", "bit_price", "seed", "episodes", "parallel_worlds",
 )  # fmt: skip
 """What may change when a trained team plays again; all else was settled in its training. Another number of agents takes a
 team that was trained with ids none (`commlib.experiments.train.load_model`)."""

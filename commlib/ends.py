@@ -113,12 +113,14 @@ class Reading(NamedTuple):
 
     Attributes:
         codes: what listeners now have, [n, P].
+        spoken: which messages the frame said, [n]; none where it could not be read.
         stream_bits: the bits of the entropy-coded stream in the frame; 0 without a frame.
         n_lost: frames that got lost before this one.
         is_read: False if the frame could not be read, because one that it builds on was lost.
     """
 
     codes: Codes
+    spoken: Flags
     stream_bits: int = 0
     n_lost: int = 0
     is_read: bool = True
@@ -145,8 +147,9 @@ class Ear(End):
         """
         context = self.context(alive)
         deaf = self._is_deaf and not self.is_refreshed
+        nobody = np.zeros(len(context), bool)
         if data is None:
-            return Reading(self._hold(context) if deaf else self.codec.expected(context))
+            return Reading(self._hold(context) if deaf else self.codec.expected(context), nobody)
         frame = self._unpack(round_number, data)
         n_lost = frame.n_earlier - self.n_frames
         if n_lost and not self.plan.is_lossy:
@@ -155,9 +158,8 @@ class Ear(End):
                 f"some were lost, and what silence meant since is unknown; start on fresh links, or declare the plan lossy"
             )
         if (deaf or n_lost) and not self.codec.survives_loss and not self.is_refreshed:
-            return Reading(self._hold(context), n_lost=n_lost, is_read=False)
-        codes, stream_bits = self._decode(frame.payload, context)
-        return Reading(codes, stream_bits, n_lost)
+            return Reading(self._hold(context), nobody, n_lost=n_lost, is_read=False)
+        return self._decode(frame.payload, context)._replace(n_lost=n_lost)
 
     def heard(self, reading: Reading, alive: Flags, *, has_frame: bool) -> None:
         """The round is over, and this is what it said."""
@@ -188,16 +190,18 @@ class Ear(End):
             )
         return frame
 
-    def _decode(self, payload: bytes, context: Codes) -> tuple[Codes, int]:
-        """The codes of a payload, with silent messages filled in, and the bits of its stream."""
-        codes, spoken = self.codec.expected(context), np.ones(len(context), bool)
+    def _decode(self, payload: bytes, context: Codes) -> Reading:
+        """What a payload says, with silent messages filled in."""
+        expected, spoken = self.codec.expected(context), np.ones(len(context), bool)
+        codes = expected.copy()
         if not self.codec.silence_is_coded:
             spoken, payload = _unlisted(payload, len(context))
         try:
             codes[spoken] = self.codec.decode(payload, context[spoken])
         except CodecError as error:
             raise FrameError(str(error)) from error
-        return codes, 8 * len(payload)
+        said = (codes != expected).any(-1) if self.codec.silence_is_coded else spoken
+        return Reading(codes, said, 8 * len(payload))
 
 
 def _unlisted(payload: bytes, n_messages: int) -> tuple[Flags, bytes]:

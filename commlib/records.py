@@ -53,7 +53,7 @@ class BitFigures(_Figures):
 
 
 class LedgerFigures(_Figures):
-    """The final statement of the ledger, in bits; dropped and degraded in messages."""
+    """The final statement of the ledger's account of bits; dropped, degraded and deferred in messages."""
 
     granted: int
     spent: int
@@ -61,6 +61,34 @@ class LedgerFigures(_Figures):
     available: int
     dropped: int
     degraded: int
+    deferred: int = 0
+
+
+class BudgetFigures(_Figures):
+    """What one budget was used for, in its own units (latency in microseconds).
+
+    Attributes:
+        account: its name in the books.
+        budget: as it was asked for.
+        currency: bits, messages, rounds or latency.
+        granted, spent: over the run.
+        wanted: what would have been spent if no allowance had been too small.
+        n_full: rounds in which there was too little.
+        price: the last price, in squared distortion (or harm) per unit, and `bit_price` in reward per bit, where one is known.
+        is_binding: whether this is the budget that holds the others back: the one with the greatest share spent among those
+            that were ever too small, or have a price.
+    """
+
+    account: str
+    budget: str
+    currency: str
+    granted: int
+    spent: int
+    wanted: int
+    n_full: int
+    price: float = 0.0
+    bit_price: float | None = None
+    is_binding: bool = False
 
 
 class CodecHealth(_Figures):
@@ -119,6 +147,9 @@ class Result(_Figures):
     frames: int
     parallel_worlds: int
     ledger: LedgerFigures
+    budgets: list[BudgetFigures] = []
+    allocation: str | None = None
+    when_out: str | None = None
     codec_health: CodecHealth
     rate_gap: float
     frontier: list[FrontierPoint]
@@ -130,6 +161,11 @@ class Result(_Figures):
     git: str
     command: str
     run: str
+
+    @property
+    def binding(self) -> str | None:
+        """The budget that holds the others back; None if all had room."""
+        return next((figures.budget for figures in self.budgets if figures.is_binding), None)
 
     @property
     def variant(self) -> str:

@@ -7,7 +7,7 @@ environment, which is one pitch; `commlib.experiments.world_pettingzoo` turns ei
 Shapes: B worlds, N agents, O observation width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -95,6 +95,45 @@ class World(Protocol):
     def close(self) -> None:
         """Free what the world holds (sub-processes, windows); a second call does nothing."""
         ...
+
+
+class BudgetSeen:
+    """A world whose agents see what is left of the scarcest allowance: a last observation, 0..1, alike for all.
+
+    While a team plays for real its till says what is left (`commlib.agents.play`); in training, whoever trains.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.spec = replace(world.spec, observation_width=world.spec.observation_width + 1)
+
+    def reset(self, n_worlds: int, generator: torch.Generator) -> WorldStep:
+        """Start `n_worlds` fresh episodes with a full purse."""
+        return self._shown(self._world.reset(n_worlds, generator))
+
+    def step(self, action: Tensor) -> WorldStep:
+        """Play one joint action, int64 [B, N]."""
+        return self._shown(self._world.step(action))
+
+    def _shown(self, step: WorldStep) -> WorldStep:
+        full = torch.ones(*step.observation.shape[:2], 1)
+        return step._replace(observation=torch.cat([step.observation, full], -1))
+
+    def success(self) -> Tensor:
+        """How far each world's episode has succeeded, float32 [B]."""
+        return self._world.success()
+
+    def set_progress(self, progress: float) -> None:
+        """Tell a world with a curriculum how far training is."""
+        self._world.set_progress(progress)
+
+    def held_out(self) -> World:
+        """The world in which a trained team is judged; it sees its budget there, too."""
+        return BudgetSeen(for_evaluation(self._world))
+
+    def close(self) -> None:
+        """Free what the world holds."""
+        self._world.close()
 
 
 @runtime_checkable

@@ -25,8 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commlib.agent import Spoken
-from commlib.agents.play import Books, PostOffice, Purse
+from commlib.agents.play import PostOffice
 from commlib.agents.runtime import LocalRuntime, Runtime
+from commlib.agents.till import Books, Till
 from commlib.audit import audit
 from commlib.budget import Budget
 from commlib.codec import Codes, Vectors, fresh_context, next_context
@@ -38,6 +39,7 @@ from commlib.experiments.model import Model, furnish
 from commlib.journal import Journal
 from commlib.ledger import Ledger
 from commlib.plan import Plan, make_plan
+from commlib.rationing import Rationing, Tariff
 from commlib.topology import FixedTopology, full, knn
 
 if TYPE_CHECKING:
@@ -147,17 +149,17 @@ class Criers:
         return np.zeros(uniform.shape, np.int64)
 
 
-class _TimedPurse(Purse):
+class _TimedTill(Till):
     """Tells how long booking took, in processor seconds."""
 
     seconds = 0.0
 
-    def settle(self, number: int, sent: list[Sent]) -> None:
+    def settle(self, number: int, sent: Sequence[Sent]) -> None:
         started = time.thread_time()
         super().settle(number, sent)
         self.seconds += time.thread_time() - started
 
-    def book_receipts(self, number: int, heard_by_host: list[list[Bill]]) -> None:
+    def book_receipts(self, number: int, heard_by_host: Sequence[Sequence[Bill]]) -> None:
         started = time.thread_time()
         super().book_receipts(number, heard_by_host)
         self.seconds += time.thread_time() - started
@@ -178,12 +180,12 @@ class Town:
         self._runtime = _hosts(1)
         plan: Plan = make_plan(edges, (0,) * n_agents, "broadcast")
         furnish(self._runtime, plan, Model(Criers, codec, edges))
-        self._runtime.each("desk.reset", [(1, 0.0)])
+        self._runtime.each("desk.reset", [(1, Tariff(), Rationing())])
         self._journal = Journal(folder / f"{graph}-{n_agents}.sqlite")
         budget = Budget(None)
-        books = Books(Ledger(self._journal, budget=budget), budget)
+        books = Books(Ledger(self._journal, budget=budget))
         self._post = PostOffice(self._runtime, plan, books)
-        self._post.purse = self._purse = _TimedPurse(books, plan, 1)
+        self._post.till = self._till = _TimedTill(books, plan, 1)
         self._wall: list[float] = []
         self._wire_bits = self._n_rounds = 0
 
@@ -191,6 +193,7 @@ class Town:
         """Everybody says a vector, and hears."""
         started = time.perf_counter()
         uniform = np.zeros((1, self.n_agents), np.float32)
+        self._post.till.begin(number, 1)
         carried, _ = self._post.step(number, self._vectors[number][None], 0.0, np.ones(1, bool), uniform)
         self._wall.append(time.perf_counter() - started)
         self._wire_bits += sum(bill.bits for sent in carried[0].sent for bill in sent.bills)
@@ -199,7 +202,7 @@ class Town:
     def round_after_greeting(self, number: int) -> None:
         """The same, when round 0 is over."""
         if number == 0:
-            self._wall, self._wire_bits, self._n_rounds, self._purse.seconds = [], 0, 0, 0.0
+            self._wall, self._wire_bits, self._n_rounds, self._till.seconds = [], 0, 0, 0.0
         gc.enable()  # a race turns it off; here what it takes to look after many objects is part of the figure
         try:
             self.round(number + 1)
@@ -220,7 +223,7 @@ class Town:
             "seconds_per_round": laps.median,
             "wall_seconds_per_round": statistics.median(self._wall),
             "messages_per_second": self.n_edges / statistics.median(self._wall),
-            "booking_share": self._purse.seconds / sum(laps.seconds),
+            "booking_share": self._till.seconds / sum(laps.seconds),
             "wire_bits_per_agent": self._wire_bits / self._n_rounds / self.n_agents,
             "audit_seconds_per_round": audited / (self._n_rounds + 1),
             "audit_differences": len(report.differences),

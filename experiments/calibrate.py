@@ -15,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from commlib.agents.play import Books, Tally, Watcher, play
+from commlib.agents.play import Tally, Watcher, play
 from commlib.agents.runtime import LocalRuntime
+from commlib.agents.till import Books
 from commlib.budget import Budget
 from commlib.codec import Codes, FrozenCodec
 from commlib.codecs.frozen import TableCodec
@@ -27,6 +28,7 @@ from commlib.experiments.school import School
 from commlib.ledger import Ledger
 from commlib.objective import holds, merit
 from commlib.plan import Plan, make_plan
+from commlib.rationing import Tariff
 from commlib.world import World
 
 FIRST_RUNG, LAST_RUNG = 2.0**-11, 2.0**-1
@@ -75,9 +77,9 @@ class Rehearsal:
             runtime,
             plan,
             self.world,
-            Books(Ledger(budget=Budget(None)), Budget(None)),
+            Books(Ledger(budget=Budget(None))),
             n_worlds=self.n_worlds,
-            rate_weight=rate_weight,
+            tariff=Tariff(rate_weight),
             generator=self.generator,
             n_rounds=len(model.codecs),
             watcher=watcher,

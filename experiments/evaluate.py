@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from commlib.agents.play import Books, Tally, Watcher, play
+from commlib.agents.play import Tally, Watcher, play
 from commlib.agents.runtime import Runtime
+from commlib.agents.till import Books, open_books
+from commlib.budget import Budgets, Network
 from commlib.config import RunConfig, write_yaml
 from commlib.errors import ConfigError, RunError
 from commlib.experiments.compose import complete, n_hosts, open_runtime, world_of
@@ -33,9 +36,11 @@ from commlib.information import perplexity
 from commlib.journal import Journal
 from commlib.ledger import Ledger, Statement
 from commlib.plan import ABSENCE_RULE, CHARGING_RULES, Plan, make_plan, partition
+from commlib.rationing import Tariff
 from commlib.records import (
     BitFigures,
     Bits,
+    BudgetFigures,
     CodecHealth,
     Estimate,
     FrontierPoint,
@@ -90,15 +95,15 @@ def evaluate(
             f"bit_price = {config.bit_price:g} has nothing to act on: {config.method} has no price-aware "
             f"encoder; leave it out"
         )
-    budget = config.shared_budget
+    budgets = config.budgets.for_team(world.spec.n_agents, model.edges)
+    network = None if config.network is None else Network.parse(config.network)
     weight = model.calibration.rate_weight(config.bit_price) if config.rate_aware else 0.0
     generator = torch.Generator().manual_seed(config.seed + EVALUATION_SEED)
     world.set_progress(1.0)
-    ledger = Ledger(journal, budget=budget)
-    if budget.per == "run" and budget.bits is not None:
-        ledger.grant(budget.bits, 0)
+    ledger = Ledger(journal, budget=budgets.main)
+    open_books(ledger, budgets, network)
     tallies: list[Tally] = []
-    first_round, left, done, n_rounds = 0, budget.bits or 0, 0, len(model.codecs)
+    books, done, n_rounds = Books(ledger, budgets, config.rationing, network), 0, len(model.codecs)
     config = complete(config, world.spec)
     n_episodes, n_parallel = config.episodes or 1, config.parallel_worlds or 1
     while done < n_episodes:
@@ -107,16 +112,17 @@ def evaluate(
             runtime,
             plan,
             world,
-            Books(ledger, budget, first_round, left),
+            books,
             n_worlds=n_worlds,
-            rate_weight=weight,
+            tariff=Tariff(weight),
             generator=generator,
             n_rounds=n_rounds,
             n_signals=n_signals(model),
             watcher=watcher,
         )
         tallies.append(tally)
-        first_round, left, done = first_round + n_rounds * world.spec.n_steps, tally.left_bits, done + n_worlds
+        books = replace(books, first_round=books.first_round + n_rounds * world.spec.n_steps, left=tally.left)
+        done += n_worlds
         display.advance("evaluate", done / n_episodes, {"episodes": done})
     usage: NDArray[np.int64] = sum(runtime.each("desk.usage", [()] * runtime.n_hosts))
     seconds = {"evaluation": round(time.perf_counter() - started, 3)}
@@ -129,6 +135,9 @@ def evaluate(
         runtime=runtime.name,
         hosts=runtime.n_hosts,
         ledger=_ledger_figures(ledger.statement()),
+        budgets=_budget_figures(budgets, tallies),
+        allocation=config.allocation if budgets else None,
+        when_out=config.when_out if budgets else None,
         codec_health=CodecHealth(
             used_codes=int((usage.sum(0) > 0).sum()),
             perplexity=float(np.mean([perplexity(row) for row in usage])),
@@ -169,8 +178,33 @@ def _ledger_figures(statement: Statement) -> LedgerFigures:
         leased=statement.leased,
         available=statement.available,
         dropped=statement.dropped_messages,
-        degraded=0,
+        degraded=statement.degraded_messages,
+        deferred=statement.deferred_messages,
     )
+
+
+def _budget_figures(budgets: Budgets, tallies: list[Tally]) -> list[BudgetFigures]:
+    """What each budget came to over all batches, and which one binds."""
+    figures = []
+    for account, budget in budgets.accounts().items():
+        if budget.amount is None:
+            continue
+        uses = [tally.use[account] for tally in tallies]
+        granted = budget.amount if budget.per == "run" else sum(use.granted for use in uses)
+        figures.append(
+            BudgetFigures(
+                account=account,
+                budget=str(budget),
+                currency=budget.currency,
+                granted=granted,
+                spent=sum(use.spent for use in uses),
+                wanted=sum(use.wanted for use in uses),
+                n_full=sum(use.n_full for use in uses),
+            )
+        )
+    scarce = [one for one in figures if one.n_full or one.price]
+    binding = max(scarce, key=lambda one: one.spent / max(1, one.granted), default=None)
+    return [one.model_copy(update={"is_binding": one is binding}) for one in figures]
 
 
 def _figures(

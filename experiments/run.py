@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from commlib.agent import Agent, Soloists, checked_reply
-from commlib.agents.play import Books, play
+from commlib.agents.play import play
 from commlib.agents.runtime import LocalRuntime, Runtime
+from commlib.agents.till import Books
 from commlib.budget import Budget
 from commlib.codecs.floats import Float32Codec
 from commlib.config import RunConfig, make_config, read_yaml, replay_config
@@ -34,6 +35,7 @@ from commlib.journal import Journal
 from commlib.ledger import Ledger
 from commlib.message import Edge
 from commlib.plan import make_plan
+from commlib.rationing import Tariff
 from commlib.records import Result, RunFolder
 from commlib.topology import make_topology
 from commlib.world import World, WorldSpec
@@ -168,8 +170,8 @@ def fit_to_agents(
     plan = make_plan(edges, (0,) * world.spec.n_agents, config.charging)
     furnish(runtime, plan, lossless)
     runtime.each("desk.record", [()])
-    books = Books(Ledger(budget=Budget(None)), Budget(None))
-    play(runtime, plan, world, books, n_worlds=n_worlds, rate_weight=0.0, generator=generator)
+    books = Books(Ledger(budget=Budget(None)))
+    play(runtime, plan, world, books, n_worlds=n_worlds, tariff=Tariff(), generator=generator)
     _, codes = runtime.each("desk.recorded", [()])[0][-1]
     if len(codes):
         messages = torch.from_numpy(lossless.codec.embed(codes).copy())

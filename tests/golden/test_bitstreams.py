@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from commlib.agent import Spoken
 from commlib.codec import fresh_context, next_context
 from commlib.codecs.frozen import ByteQuantiser, CodebookQuantiser, GridQuantiser, TableCodec
 from commlib.codecs.prior import Prior, to_integers
@@ -91,7 +92,7 @@ def frames(codec):
         context = np.tile([*[-1] * codec.n_positions, number], (6, 1))
         vectors = codec.embed(codes_of(codec, 6, 3 + number), context).reshape(2, 3, codec.width)
         silent = np.array([[False, True, False], [False] * 3])
-        sent = end.send(number, np.nan_to_num(vectors, posinf=0, neginf=0), silent, np.ones(3, bool), None)
+        sent = end.send(number, Spoken(np.nan_to_num(vectors, posinf=0, neginf=0), silent), np.ones(3, bool))
         found |= {f"round {number}, trunk {index}": data for index, data in sent.frames.items()}
     return found
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from commlib.agent import Spoken
 from commlib.channel import LOSSES, MarkovChannel
 from commlib.codec import START
 from commlib.codecs.frozen import CodebookQuantiser, TableCodec
@@ -64,7 +65,7 @@ def play(codec, refresh_every, loss, seeds, is_lossy=True):
         for places in traffic(seed):
             arrived = {}
             for end in ends:
-                sent = end.send(number, PLACES[places[end.host]][None], TALKING, ALIVE, None)
+                sent = end.send(number, Spoken(PLACES[places[end.host]][None], TALKING), ALIVE)
                 bits += sum(bill.bits for bill in sent.bills)
                 for trunk, data in sent.frames.items():
                     n_sent += 1

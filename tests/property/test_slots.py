@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from commlib.agent import Spoken
 from commlib.codecs.frozen import CodebookQuantiser, TableCodec
 from commlib.codecs.prior import uniform_prior
 from commlib.exchange import Endpoint, shares
@@ -38,7 +39,8 @@ def test_slots_are_the_dense_inbox(team, seed):
     for number in range(3):
         said = np.where(alive, numbers.integers(0, 16, mind.shape), mind)
         vectors, talking = CODEBOOK[said], np.zeros(mind.shape, bool)
-        sent = [e.send(number, *(a[plan.agents_of(e.host)] for a in (vectors, talking)), alive, None) for e in ends]
+        own = [Spoken(*(a[plan.agents_of(e.host)] for a in (vectors, talking))) for e in ends]
+        sent = [e.send(number, spoken, alive) for e, spoken in zip(ends, own, strict=True)]
         frames = {index: data for one in sent for index, data in one.frames.items()}
         for end in ends:
             mine = {i: data for i, data in frames.items() if end.host in plan.trunks[i].targets}
@@ -81,10 +83,11 @@ def test_slots_and_columns_name_each_edge_once(team):
     assert sorted(by_slot) == sorted(by_column) == sorted(edges)
 
 
-@given(st.integers(0, 2**50), st.integers(1, 300))
-def test_shares_are_whole_and_add_up_and_the_earlier_take_the_odd_bits(total, n_routes):
-    parts = shares(total, n_routes)
-    assert len(parts) == n_routes
+@given(st.integers(0, 2**50), st.lists(st.integers(0, 40), min_size=1, max_size=60))
+def test_shares_are_whole_and_add_up_and_every_message_bears_the_same(total, counts):
+    parts, n = shares(total, counts), sum(counts)
+    assert len(parts) == len(counts)
     assert sum(parts) == total
-    assert parts == sorted(parts, reverse=True)
-    assert parts[0] - parts[-1] <= 1
+    for part, count in zip(parts, counts, strict=True):
+        assert n == 0 or abs(part - total * count / n) <= 1 + 1e-9 * total
+        assert n == 0 or count or not part, "who said nothing pays nothing"

@@ -63,9 +63,9 @@ def test_the_first_wrong_layer_is_the_one_that_is_blamed():
 
 
 def test_budgets():
-    assert make_config().shared_budget.bits is None
-    budget = make_config(("file", {"budget": "64 bit/step"})).shared_budget
-    assert (budget.bits, budget.per) == (64, "step")
+    assert not make_config().budgets
+    budget = make_config(("file", {"budget": "64 bit/step"})).budgets.main
+    assert (budget.amount, budget.per) == (64, "step")
 
 
 def test_a_file_brings_back_what_was_written(tmp_path):

@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
+from commlib.agent import Spoken
 from commlib.codec import fresh_context
 from commlib.codecs.frozen import ByteQuantiser, CodebookQuantiser, TableCodec
 from commlib.codecs.prior import Prior, to_integers, uniform_prior
@@ -16,6 +17,7 @@ from commlib.exchange import Endpoint, shares
 from commlib.frame import Frame, is_greeting, unpack_greeting
 from commlib.message import Edge
 from commlib.plan import CHARGING_RULES, Plan, Route, Trunk, incoming, make_plan, partition, senders_of
+from commlib.rationing import Allowance, Cap
 
 FULL4 = tuple(Edge(s, r) for s, r in itertools.permutations(range(4), 2))
 RING4 = tuple(Edge(s, (s + 1) % 4) for s in range(4))
@@ -68,7 +70,7 @@ class Network:
         sent = []
         for end, block in zip(self.ends, self.blocks, strict=True):
             end.rate_weight = rate_weight
-            sent.append(end.send(self.number, vectors[block], silent[block], alive, allowance))
+            sent.append(end.send(self.number, Spoken(vectors[block], silent[block]), alive, capped(allowance)))
         frames = {index: data for one in sent for index, data in one.frames.items()}
         self.received = [
             end.receive(
@@ -93,6 +95,11 @@ class Network:
             for index, trunk in enumerate(self.plan.trunks)
             for target in trunk.targets
         )
+
+
+def capped(bits):
+    """An allowance of so many bits, or none."""
+    return None if bits is None else Allowance((Cap("bits", bits),))
 
 
 def same_past(one, other):
@@ -146,20 +153,21 @@ def test_bits_delivered_are_bits_charged_edge_by_edge(edges, charging, codec):
             for bill, (index, data) in zip(one.bills, one.frames.items(), strict=True):
                 routes = network.plan.trunks[index].routes
                 stream = stream_of(network.codec, data, 5 * len(routes))
-                assert bill == (index, 5, 8 * len(data), 8 * len(stream))
-                for route, bits in zip(routes, shares(bill.bits, len(routes)), strict=True):
+                assert bill == (index, bill.messages, 8 * len(data), 8 * len(stream))
+                assert 0 < sum(bill.messages) <= 5 * len(routes)
+                for route, n, bits in zip(routes, bill.messages, shares(bill.bits, bill.messages), strict=True):
                     assert route.sender in network.blocks[host]
                     paid += bits
                     for receiver in route.receivers:
-                        debits[Edge(route.sender, receiver)].append((bill.n_messages, bits))
+                        debits[Edge(route.sender, receiver)].append((n, bits))
         assert paid == sum(8 * len(frame) for one in sent for frame in one.frames.values())
         receipts = defaultdict(list)
         for end, received in zip(network.ends, network.received, strict=True):
             inlets = incoming(network.plan, end.host)
             for bill in received.heard:
-                bits = shares(bill.bits, len(network.plan.trunks[bill.trunk].routes))
+                bits = shares(bill.bits, bill.messages)
                 for route, sender, receiver, *_ in zip(*inlets[bill.trunk], strict=True):
-                    receipts[Edge(sender, receiver)].append((bill.n_messages, bits[route]))
+                    receipts[Edge(sender, receiver)].append((bill.messages[route], bits[route]))
         assert receipts == debits
         assert set(receipts) <= set(edges)
         assert (paid > 0) == bool(receipts)
@@ -288,7 +296,8 @@ def test_a_reset_forgets_what_was_heard():
     again, same = network.round(draw(0))
     assert np.array_equal(same, inbox)
     for one, other in zip(first, again, strict=True):
-        assert other._replace(frames={}, bills=[]) == one._replace(frames={}, bills=[])
+        nothing = {"frames": {}, "bills": [], "longest_wanted_bits": 0}
+        assert other._replace(**nothing) == one._replace(**nothing)
         assert [payload_of(data) for data in other.frames.values()] == [payload_of(d) for d in one.frames.values()]
     assert network.in_step()
 
@@ -301,7 +310,7 @@ def test_dead_worlds_send_nothing_and_keep_what_they_had():
     sent, inbox = network.round(vectors, alive=alive)
     assert not inbox[~alive].any()
     assert inbox[alive].any()
-    assert {bill.n_messages for one in sent for bill in one.bills} == {2}
+    assert {n for one in sent for bill in one.bills for n in bill.messages} <= {0, 1, 2}
     fewer = Network(n_worlds=2)
     fewer.round(draw(0)[:, alive])
     assert fewer.round(vectors[:, alive])[0][0].estimate_bits == pytest.approx(sent[0].estimate_bits)
@@ -364,8 +373,8 @@ def refused(network, kind, sentence, frames):
 
 def test_a_frame_that_is_not_for_us_is_refused_and_changes_nothing():
     network = Network()
-    sent = network.ends[0].send(0, draw(0)[:2], np.zeros((2, 5), bool), np.ones(5, bool), None)
-    own = network.ends[1].send(0, draw(0)[2:], np.zeros((2, 5), bool), np.ones(5, bool), None)
+    sent = network.ends[0].send(0, Spoken(draw(0)[:2], np.zeros((2, 5), bool)), np.ones(5, bool))
+    own = network.ends[1].send(0, Spoken(draw(0)[2:], np.zeros((2, 5), bool)), np.ones(5, bool))
     sound, other = sent.frames[0], own.frames[1]
     frame = unpack_greeting(sound)
     refused(network, FrameError, "on trunk 7, which does not lead to it", {7: sound})
@@ -389,7 +398,7 @@ def test_a_frame_that_is_not_for_us_is_refused_and_changes_nothing():
     refused(network, FrameError, "after 1 frames, the frame is of round 0 on trunk 0 after 0", {0: sound})
     quiet, alive = np.zeros((2, 5), bool), np.ones(5, bool)
     mine, theirs = (
-        e.send(1, draw(1)[2 * k : 2 * k + 2], quiet, alive, None).frames for k, e in enumerate(network.ends)
+        e.send(1, Spoken(draw(1)[2 * k : 2 * k + 2], quiet), alive).frames for k, e in enumerate(network.ends)
     )
     note, own = mine[0], theirs[1]
     for cut_or_damaged in (note[:-1], note + b"\0", note[:2], b"", note[:3] + bytes([note[3] ^ 1]) + note[4:]):
@@ -433,7 +442,7 @@ def test_a_lost_frame_is_noticed_at_the_next_one():
     network = Network()
     quiet, alive = np.zeros((2, network.n_worlds), bool), np.ones(network.n_worlds, bool)
     sender, receiver = network.ends
-    first, second = (sender.send(number, draw(number)[:2], quiet, alive, None).frames for number in range(2))
+    first, second = (sender.send(number, Spoken(draw(number)[:2], quiet), alive).frames for number in range(2))
     assert first, "the first frame was sent, and is now lost"
     receiver.receive(0, {}, alive)
     before = deepcopy(receiver.ears)

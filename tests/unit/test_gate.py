@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from commlib.agent import Spoken
 from commlib.codec import fresh_context
 from commlib.codecs.frozen import CodebookQuantiser, TableCodec
 from commlib.codecs.prior import Prior, to_integers, uniform_prior
@@ -32,7 +33,7 @@ def talk(gate, codec, rounds, n_hosts=1):
     alive, heard, n_open = np.ones(W, bool), [], []
     for number, vectors in enumerate(rounds):
         sent = [
-            host.send(number, vectors[plan.agents_of(h)], np.zeros((len(plan.agents_of(h)), W), bool), alive, None)
+            host.send(number, Spoken(vectors[plan.agents_of(h)], np.zeros((len(plan.agents_of(h)), W), bool)), alive)
             for h, host in enumerate(hosts)
         ]
         frames = {index: data for s in sent for index, data in s.frames.items()}
@@ -90,11 +91,11 @@ def test_how_likely_silence_is_decides_by_the_same_dice():
     plan, (host,) = ends(Gate(), CODECS["knows its past"])
     vectors, alive = rounds(1)[0], np.ones(W, bool)
     silent = np.full((N, W), 0.7, np.float32)
-    sent = host.send(5, vectors, silent, alive, None)
+    sent = host.send(5, Spoken(vectors, silent), alive)
     assert sent.n_open == sum(int((dice_of(0, 5, sender, W) >= np.float32(0.7)).sum()) for sender in range(N))
     for likely, n_open in ((0.0, N * W), (1.0, 0)):
         _, (host,) = ends(Gate(), CODECS["knows its past"])
-        assert host.send(5, vectors, np.full((N, W), likely, np.float32), alive, None).n_open == n_open
+        assert host.send(5, Spoken(vectors, np.full((N, W), likely, np.float32)), alive).n_open == n_open
     assert plan.host_of == (0,) * N
 
 

@@ -1,5 +1,6 @@
 """Play is charged to the bit: nothing travels that was not leased, and the books say the same every time."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -7,10 +8,11 @@ import pytest
 import torch
 
 from commlib.agent import Spoken
-from commlib.agents.play import Books, Purse, check_bills, play
+from commlib.agents.play import check_bills, play
 from commlib.agents.runtime import LocalRuntime
+from commlib.agents.till import Books, Till, open_books
 from commlib.audit import audit
-from commlib.budget import Budget
+from commlib.budget import Budgets, Network
 from commlib.codecs.floats import Float32Codec
 from commlib.codecs.frozen import CodebookQuantiser, TableCodec
 from commlib.codecs.prior import Prior, to_integers
@@ -21,6 +23,7 @@ from commlib.experiments.world_guide import Guide
 from commlib.journal import Journal
 from commlib.ledger import Ledger
 from commlib.plan import CHARGING_RULES, make_plan, partition
+from commlib.rationing import Rationing, Tariff
 from commlib.topology import full, none
 
 N_WORLDS = 20
@@ -65,33 +68,39 @@ def model_of(team=Talkers, codec=None, graph=full):
     return Model(team, codec or coded(), graph(3).edges())
 
 
+EQUALLY = Rationing("equal")
+FREE_OF_CHARGE = Tariff()
+NETWORK = Network(1_000_000, 100)
+
+
 class Stage:
     """A model, its hosts and its books, ready to play a number of batches."""
 
-    def __init__(self, budget, n_hosts=3, model=None, charging="broadcast", journal=None):
+    def __init__(
+        self, budget, n_hosts=3, model=None, charging="broadcast", journal=None, rationing=EQUALLY, clock=lambda: 0.0
+    ):
         self.model = model or model_of()
         self.world, self.runtime = Guide(), LocalRuntime(n_hosts)
         self.plan = make_plan(self.model.edges, partition(3, n_hosts), charging)
         furnish(self.runtime, self.plan, self.model)
-        self.budget = Budget.parse(budget)
-        self.ledger = Ledger(journal or Journal.in_memory(), budget=self.budget)
-        if self.budget.per == "run" and self.budget.bits is not None:
-            self.ledger.grant(self.budget.bits, 0)
+        budgets = Budgets.parse(budget).for_team(3, self.model.edges)
+        self.ledger = Ledger(journal or Journal.in_memory(), budget=budgets.main)
+        open_books(self.ledger, budgets, NETWORK)
+        self.books = Books(self.ledger, budgets, rationing, NETWORK, clock=clock)
         self.generator = torch.Generator().manual_seed(1)
-        self.round, self.left = 0, self.budget.bits or 0
 
-    def play(self, n_worlds=N_WORLDS, watcher=None):
+    def play(self, n_worlds=N_WORLDS, watcher=None, tariff=FREE_OF_CHARGE):
         tally = play(
             self.runtime,
             self.plan,
             self.world,
-            Books(self.ledger, self.budget, self.round, self.left),
+            self.books,
             n_worlds=n_worlds,
-            rate_weight=0.0,
+            tariff=tariff,
             generator=self.generator,
             watcher=watcher,
         )
-        self.round, self.left = self.round + self.world.spec.n_steps, tally.left_bits
+        self.books = replace(self.books, first_round=self.books.first_round + 10, left=tally.left)
         return tally
 
     def check(self, *tallies):
@@ -182,7 +191,7 @@ def test_a_run_has_one_purse_for_all_its_episodes(share):
     tallies = [stage.play(), stage.play(n_worlds=3), stage.play(n_worlds=2)]
     statement = stage.check(*tallies)
     assert statement.granted == whole
-    assert statement.available == stage.left == whole - statement.spent
+    assert statement.available == stage.books.left["bits"] == whole - statement.spent
     assert (sum(tally.n_dropped for tally in tallies) > 0) == (share < 1)
     if share == 0.1:
         assert tallies[-1].wire_bits == 0, "the purse is empty by then"
@@ -314,14 +323,14 @@ def test_a_frame_at_the_price_of_another_is_not_carried():
     plan = make_plan(full(3).edges(), (0, 0, 0), "link")
     plan = plan._replace(trunks=(*plan.trunks, *plan.trunks))
     frames = {0: b"12345", 1: b"123"}
-    honest = Sent(frames, [Bill(0, 1, 40, 0), Bill(1, 1, 24, 0)], 0.0, 0, 0, 0, 0)
+    honest = Sent(frames, [Bill(0, (1,), 40, 0), Bill(1, (1,), 24, 0)], 0.0, 0, 0, 0, 0)
     check_bills(plan, [honest])
     with pytest.raises(BudgetError, match="billed 64 bits for frames of 64 bits, or one frame at the price of another"):
-        check_bills(plan, [honest._replace(bills=[Bill(0, 1, 24, 0), Bill(1, 1, 40, 0)])])
+        check_bills(plan, [honest._replace(bills=[Bill(0, (1,), 24, 0), Bill(1, (1,), 40, 0)])])
 
 
 def test_a_receipt_for_a_frame_that_does_not_lead_here_is_refused():
     stage = Stage("unlimited", n_hosts=1)
-    purse = Purse(Books(stage.ledger, stage.budget), stage.plan, 1)
+    till = Till(stage.books, stage.plan, 1)
     with pytest.raises(BudgetError, match="host 0 says it heard trunk 5, which does not lead to it"):
-        purse.book_receipts(0, [[Bill(5, 1, 8, 8)]])
+        till.book_receipts(0, [[Bill(5, (1,), 8, 8)]])

@@ -10,11 +10,12 @@ import torch
 
 import commlib
 from commlib.agent import Spoken
-from commlib.agents.play import Books, play
+from commlib.agents.play import play
 from commlib.agents.policy import may_speak
 from commlib.agents.runtime import LocalRuntime
+from commlib.agents.till import Books, open_books
 from commlib.audit import audit
-from commlib.budget import Budget
+from commlib.budget import Budgets
 from commlib.codec import fresh_context
 from commlib.codecs.frozen import CodebookQuantiser, TableCodec
 from commlib.codecs.int8 import Int8Codec
@@ -32,6 +33,7 @@ from commlib.experiments.worlds import make_world
 from commlib.journal import Journal
 from commlib.ledger import Ledger
 from commlib.plan import make_plan, partition
+from commlib.rationing import Rationing, Tariff
 from commlib.records import RunFolder
 from commlib.topology import full, ring
 
@@ -85,16 +87,17 @@ class Stage:
     """The ring on some hosts, with its books."""
 
     def __init__(self, n_rounds, n_hosts, budget="unlimited", charging="broadcast"):
-        self.teams, self.n_rounds, self.budget = {}, n_rounds, Budget.parse(budget)
+        self.teams, self.n_rounds, self.budgets = {}, n_rounds, Budgets.parse(budget)
         model = Model(self._team, numbers(), RING, earlier=(numbers(),) * (n_rounds - 1))
         self.runtime, self.world = LocalRuntime(n_hosts), Guide(N)
         self.plan = make_plan(RING, partition(N, n_hosts), charging)
         furnish(self.runtime, self.plan, model)
-        self.ledger = Ledger(Journal.in_memory(), budget=self.budget)
+        self.ledger = Ledger(Journal.in_memory(), budget=self.budgets.main)
+        open_books(self.ledger, self.budgets)
         self.seen = []
 
     def _team(self, agents, senders):
-        self.teams[tuple(agents)] = Relay(agents, senders, self.budget.bits is not None)
+        self.teams[tuple(agents)] = Relay(agents, senders, bool(self.budgets))
         return self.teams[tuple(agents)]
 
     def play(self):
@@ -102,9 +105,9 @@ class Stage:
             self.runtime,
             self.plan,
             self.world,
-            Books(self.ledger, self.budget),
+            Books(self.ledger, self.budgets, Rationing()),
             n_worlds=W,
-            rate_weight=0.0,
+            tariff=Tariff(),
             generator=torch.Generator().manual_seed(0),
             n_rounds=self.n_rounds,
             watcher=self.seen.append,

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from commlib.agents.desk import LearnedTeam
-from commlib.agents.play import Books, Step, play
+from commlib.agents.play import Step, play
 from commlib.agents.runtime import LocalRuntime
+from commlib.agents.till import Books
 from commlib.budget import Budget
 from commlib.config import make_config, read_yaml
 from commlib.experiments.model import furnish
@@ -18,6 +19,7 @@ from commlib.experiments.verify import Eavesdropper, Heard, compare, compare_cod
 from commlib.experiments.worlds import make_world
 from commlib.ledger import Ledger
 from commlib.plan import make_plan, partition
+from commlib.rationing import Tariff
 from commlib.records import RunFolder
 
 
@@ -162,9 +164,9 @@ def test_the_eavesdropper_decodes_what_the_receivers_decode(team):
         ear(seen)
         rounds.append(seen)
 
-    books = Books(Ledger(budget=Budget(None)), Budget(None))
+    books = Books(Ledger(budget=Budget(None)))
     generator = torch.Generator().manual_seed(0)
-    play(runtime, plan, world, books, n_worlds=6, rate_weight=0.0, generator=generator, watcher=watch)
+    play(runtime, plan, world, books, n_worlds=6, tariff=Tariff(), generator=generator, watcher=watch)
     senders = [route.sender for trunk in plan.trunks for route in trunk.routes]
     recorded = [codes for ((_, codes),) in runtime.each("desk.recorded", [()] * 3)]
     told = np.stack([ear.by_sender(heard.codes)[senders] for heard in ear.rounds])
