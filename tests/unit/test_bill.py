@@ -119,7 +119,7 @@ def test_a_vector_holds(name):
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case["kind"] == "shares"])
 def test_whole_shares_add_up(name):
     case = CASES[name]
-    assert shares(case["input"]["bits"], case["input"]["shares"]) == case["expected"]
+    assert shares(case["input"]["bits"], case["input"]["messages"]) == case["expected"]
     assert sum(case["expected"]) == case["input"]["bits"]
 
 

@@ -102,6 +102,7 @@ def test_a_runs_bill_is_what_its_journal_says(run_copy):
         entries = list(journal.entries())
     assert bill.wire_bits == sum(entry.bits for entry in entries)
     assert bill.payload_bits == sum(entry.payload_bits for entry in entries)
+    assert bill.counts.messages == sum(entry.n_messages for entry in entries)
 
 
 def test_the_schema(command):
