@@ -40,6 +40,10 @@ BENCHES: Final = {
         "commlib.experiments.bench_tiers",
         "a router that chooses how finely to tell each message, against telling all alike",
     ),
+    "allocation": (
+        "commlib.experiments.bench_allocation",
+        "who goes first under a tight budget: five rules, on a world of unequal needs",
+    ),
     "scale": ("commlib.experiments.bench_scale", "a round of up to 8,192 agents, by open edges; ledger and audit on"),
 }
 
