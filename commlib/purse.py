@@ -115,7 +115,7 @@ class Purse:
         self._left: Bits = 0
         self._until = _NEVER
         self._opened_at = _NEVER
-        self._slips: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+        self._slips: dict[tuple[int, ...], dict[int, list[int]]] = {}  # messages, bits, payload bits, by edge
         self._demand = 0.0
         self._shut: BudgetError | None = None
 
@@ -144,20 +144,18 @@ class Purse:
             LeaseError: Another purse has taken this one's place; this process must not send any more.
         """
         with self._lock:
-            if (
-                not 0 <= bits <= self._left
-                or payload_bits < 0
-                or n_messages < 0
-                or self._clock() >= self._until
-                or not (type(bits) is type(payload_bits) is type(n_messages) is int)
-            ):
-                bits, payload_bits, n_messages = _whole(bits), _whole(payload_bits), _whole(n_messages)
+            try:
+                every = bits | payload_bits | n_messages  # negative if one is, and a plain int only if all are
+                if bits > self._left or every < 0 or type(every) is not int or self._clock() >= self._until:
+                    raise KeyError
+                slip = self._slips[receivers][sender]
+            except (KeyError, TypeError):
+                sender, receivers, bits, payload_bits, n_messages = _checked(
+                    sender, receivers, bits, payload_bits, n_messages
+                )
                 if bits > self._left or self._clock() >= self._until:
                     self._make_room(bits)
-            try:
-                slip = self._slips[sender, receivers]
-            except KeyError:
-                slip = self._new_slip(sender, receivers)
+                slip = self._slips.setdefault(receivers, {}).setdefault(sender, [0, 0, 0])
             self._left -= bits
             slip[0] += n_messages
             slip[1] += bits
@@ -183,16 +181,6 @@ class Purse:
                 self._shut = BudgetError(f"the purse of {self.holder} is closed; open a new one to go on spending")
 
     # With the lock held.
-
-    def _new_slip(self, sender: int, receivers: tuple[int, ...]) -> list[int]:
-        who, heard_by = _whole(sender), tuple(sorted({_whole(receiver) for receiver in receivers}))
-        if not heard_by or len(heard_by) != len(receivers):
-            raise BudgetError(
-                f"the charge of sender {sender} has the receivers {receivers}; name each agent that hears it once"
-            )
-        slip = self._slips.setdefault((who, heard_by), [0, 0, 0])
-        self._slips[sender, receivers] = slip  # the same slip, however its receivers were ordered
-        return slip
 
     def _make_room(self, bits: Bits) -> None:
         self._put_away(refused=bits)
@@ -222,8 +210,8 @@ class Purse:
         self._learn(lease.bits - self._left + refused, seconds)
         entries = [
             Entry(lease.epoch, lease.sequence, self._round, sender, receivers, n, bits, payload_bits, self.holder)
-            for (sender, receivers), (n, bits, payload_bits) in slips.items()
-            if receivers == tuple(sorted(receivers))
+            for receivers, by_sender in slips.items()
+            for sender, (n, bits, payload_bits) in by_sender.items()
         ]
         self._closing = _Closing(lease, entries)
         self._lease, self._slips, self._left, self._until = None, {}, 0, _NEVER
@@ -364,6 +352,17 @@ class Tally:
         if self._over:
             self._listener.receive(self._over)
             self._over = []
+
+
+def _checked(
+    sender: int, receivers: tuple[int, ...], bits: Bits, payload_bits: Bits, n_messages: int
+) -> tuple[int, tuple[int, ...], Bits, Bits, int]:
+    heard_by = tuple(sorted({_whole(receiver) for receiver in receivers}))
+    if not heard_by or len(heard_by) != len(receivers):
+        raise BudgetError(
+            f"the charge of sender {sender} has the receivers {receivers}; name each agent that hears it once"
+        )
+    return _whole(sender), heard_by, _whole(bits), _whole(payload_bits), _whole(n_messages)
 
 
 def _whole(number: int) -> int:
