@@ -300,7 +300,7 @@ class Purse:
             self._left -= sum(spent)
             n_dropped = sum(s.n_dropped for s in sent)
             if n_dropped:
-                self.ledger.note_dropped(n_dropped, sum(s.dropped_bits for s in sent), number)
+                self.ledger.note("dropped", n_dropped, sum(s.dropped_bits for s in sent), number)
             is_last = self._nth(number) == self._n_rounds - 1
             if self.budget.per == "step" and self.budget.bits is not None and is_last:
                 self.ledger.withdraw(self._left, ALLOWANCE_STEP * number + 1)

@@ -64,7 +64,7 @@ def _audit(journal: Journal) -> AuditReport:
     unaccounted = overspent = spent = 0
     for record in journal.leases():
         spent += record.spent
-        unaccounted += record.spent if record.state == "fenced" else 0
+        unaccounted += record.spent if record.state in {"fenced", "expired"} else 0
         overspent += record.spent if record.state == "overspent" else 0
         differences += [Difference(None, None, text) for text in _lease_differences(record)]
 
@@ -129,9 +129,9 @@ def _lease_differences(record: LeaseRecord) -> Iterator[str]:
     name = f"lease {lease.sequence} of {lease.holder} (epoch {lease.epoch})"
     if state == "overspent":
         yield f"{name} held {lease.bits} bits and its holder sent more: what went beyond was never paid"
-    if state == "settled" and entered != spent:
+    if state in {"settled", "late"} and entered != spent:
         yield f"{name} was settled at {spent} bits, but its entries add up to {entered}"
-    if state != "settled" and entered:
+    if state not in {"settled", "late"} and entered:
         yield f"{name} is {state}, yet it has entries of {entered} bits"
     if spent > lease.bits:
         yield f"{name} held {lease.bits} bits, but {spent} count as spent"

@@ -2,13 +2,18 @@
 
 A ship's log in ink: what was written stays, writing the same line again changes nothing, and a different line with the
 same number is refused. That is what makes a resumed run exact: it replays rounds that are in the log already, and they
-agree. Not a metrics file: only what moves bits stands here, and no row holds a time of day: same seed, same rows.
+agree. Not a metrics file: only what moves bits stands here, and no time of day but the deadlines that a user asked for:
+same seed, same rows.
+
+On the last page stand the running totals of each account, brought up to date in the commit of the rows that moved them,
+so that whoever opens the books, or comes back to them after another process wrote, need not add them up.
 """
 
 import hashlib
 import json
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,18 +22,46 @@ from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 from commlib.errors import JournalError
+from commlib.schema import COLUMNS, SCHEMA_VERSION, create, migrate
 from commlib.units import Bits
 
-SCHEMA_VERSION: Final = 1
+__all__ = [
+    "FREE",
+    "MAIN",
+    "SCHEMA_VERSION",
+    "Entry",
+    "Journal",
+    "Json",
+    "Key",
+    "Lease",
+    "LeaseRecord",
+    "Price",
+    "Receipt",
+    "State",
+    "Statement",
+    "Terms",
+]
+
+MAIN: Final = "bits"
+"""The account that always exists: the one whose settlements carry entries."""
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 Key: TypeAlias = tuple[str, int, int]
-"""(holder, epoch, sequence): what makes a retry of a lease or a settlement recognisable."""
-State: TypeAlias = Literal["open", "settled", "released", "fenced", "overspent"]
-_Row: TypeAlias = tuple[str | int, ...]
+"""(holder, epoch, sequence): what makes a retry of a lease or a settlement recognisable within its account."""
+State: TypeAlias = Literal["open", "settled", "released", "fenced", "overspent", "expired", "late"]
+"""How a lease ended; "late" is settled after it had expired."""
+Currency: TypeAlias = Literal["bits", "messages", "rounds", "latency"]
+"""What an account counts; latency in whole microseconds."""
+Kind: TypeAlias = Literal["dropped", "degraded", "deferred"]
+"""What may befall a message when the budget is out."""
+KINDS: Final = get_args(Kind)
+_Value: TypeAlias = str | int | float | None
+_Row: TypeAlias = tuple[_Value, ...]
+_Slot: TypeAlias = tuple[str, str, int, int]
+_Carried: TypeAlias = tuple[str, str, str, int]
 _Slip = TypeVar("_Slip")
 
 
@@ -62,14 +95,42 @@ class Receipt(NamedTuple):
     bits: Bits
 
 
+class Terms(NamedTuple):
+    """What an account is for.
+
+    Attributes:
+        currency: what it counts.
+        per: what one allowance lasts for; "" when amounts are granted freely, and then the audit does not compare what
+            was settled here with the entries of the main account.
+        amount: what one allowance is, for people and for the report; None: no cap.
+        agents: the senders whose spending counts here; None: everybody.
+        edge: the one edge (sender, receiver) that counts here; None: all of them.
+    """
+
+    currency: Currency
+    per: str
+    amount: int | None
+    agents: tuple[int, ...] | None = None
+    edge: tuple[int, int] | None = None
+
+
+FREE: Final = Terms("bits", "", 0)
+"""The terms of the main account until a budget is noted: capped, and fed by grants alone."""
+
+
 class Lease(NamedTuple):
-    """Bits set aside for one holder, until it settles at the true size or releases them."""
+    """An amount set aside for one holder, until it settles at the true size or releases it.
+
+    `bits` is the amount held, in the units of the account; `deadline` is in milliseconds of the ledger's clock.
+    """
 
     id: int
     holder: str
     epoch: int
     sequence: int
     bits: Bits
+    account: str = MAIN
+    deadline: int | None = None
 
     @property
     def key(self) -> Key:
@@ -78,19 +139,24 @@ class Lease(NamedTuple):
 
 
 class Statement(NamedTuple):
-    """The jar at one moment; `spent + leased + available == granted` always holds, in bits."""
+    """An account at one moment, in its units; `spent + leased + available == granted` always holds.
+
+    Messages that were dropped, degraded or deferred are counted in the statement of the main account.
+    """
 
     granted: Bits
     spent: Bits
     leased: Bits
     available: Bits
-    dropped_messages: int
-    dropped_bits: Bits
-    n_entries: int
+    dropped_messages: int = 0
+    dropped_bits: Bits = 0
+    n_entries: int = 0
+    degraded_messages: int = 0
+    deferred_messages: int = 0
 
 
 class LeaseRecord(NamedTuple):
-    """A lease as it stands in the books: how it ended, what it was charged, and the sum of its entries, in bits."""
+    """A lease as it stands in the books: how it ended, what it was charged, and the sum of its entries."""
 
     lease: Lease
     state: State
@@ -98,38 +164,12 @@ class LeaseRecord(NamedTuple):
     entered: Bits
 
 
-_SCHEMA: Final = """
-CREATE TABLE schema_version (version INTEGER NOT NULL) STRICT;
-CREATE TABLE meta (key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (key)) STRICT, WITHOUT ROWID;
-CREATE TABLE allowances (kind TEXT NOT NULL, sequence INTEGER NOT NULL, bits INTEGER NOT NULL, taken INTEGER NOT NULL,
-    PRIMARY KEY (kind, sequence)) STRICT, WITHOUT ROWID;
-CREATE TABLE leases (id INTEGER PRIMARY KEY, holder TEXT NOT NULL, epoch INTEGER NOT NULL, sequence INTEGER NOT NULL,
-    bits INTEGER NOT NULL, minted INTEGER NOT NULL, state TEXT NOT NULL, spent INTEGER NOT NULL,
-    UNIQUE (holder, epoch, sequence)) STRICT;
-CREATE INDEX open_leases ON leases (id) WHERE state = 'open';
-CREATE TABLE entries (holder TEXT NOT NULL, epoch INTEGER NOT NULL, sequence INTEGER NOT NULL, sender INTEGER NOT NULL,
-    receivers TEXT NOT NULL, round INTEGER NOT NULL, n_messages INTEGER NOT NULL, bits INTEGER NOT NULL,
-    payload_bits INTEGER NOT NULL, PRIMARY KEY (holder, epoch, sequence, sender, receivers)) STRICT, WITHOUT ROWID;
-CREATE TABLE receipts (holder TEXT NOT NULL, epoch INTEGER NOT NULL, sequence INTEGER NOT NULL, sender INTEGER NOT NULL,
-    receiver INTEGER NOT NULL, round INTEGER NOT NULL, n_messages INTEGER NOT NULL, bits INTEGER NOT NULL,
-    PRIMARY KEY (holder, epoch, sequence, sender, receiver)) STRICT, WITHOUT ROWID;
-CREATE TABLE drops (sequence INTEGER NOT NULL, n_messages INTEGER NOT NULL, bits INTEGER NOT NULL,
-    PRIMARY KEY (sequence)) STRICT, WITHOUT ROWID;
-CREATE TABLE fences (holder TEXT NOT NULL, epoch INTEGER NOT NULL, PRIMARY KEY (holder, epoch)) STRICT, WITHOUT ROWID;
-"""
-# The columns of each table in writing order, the key first, and how many of them are the key.
-_COLUMNS: Final[dict[str, tuple[int, tuple[str, ...]]]] = {
-    "meta": (1, ("key", "value")),
-    "allowances": (2, ("kind", "sequence", "bits", "taken")),
-    "leases": (3, ("holder", "epoch", "sequence", "bits", "minted", "state", "spent")),
-    "entries": (
-        5,
-        ("holder", "epoch", "sequence", "sender", "receivers", "round", "n_messages", "bits", "payload_bits"),
-    ),
-    "receipts": (5, ("holder", "epoch", "sequence", "sender", "receiver", "round", "n_messages", "bits")),
-    "drops": (1, ("sequence", "n_messages", "bits")),
-    "fences": (2, ("holder", "epoch")),
-}
+class Price(NamedTuple):
+    """What a unit of an account cost from this round on, in reward."""
+
+    account: str
+    sequence: int
+    price: float
 
 
 def _places(columns: tuple[str, ...]) -> str:
@@ -138,31 +178,88 @@ def _places(columns: tuple[str, ...]) -> str:
 
 _INSERT: Final = {
     table: f"INSERT INTO {table} ({', '.join(columns)}) VALUES {_places(columns)} ON CONFLICT DO NOTHING"
-    for table, (_, columns) in _COLUMNS.items()
+    for table, (_, columns) in COLUMNS.items()
 }
 _BLOCK: Final = 128
 """Rows that one statement inserts where there are many: half the time of as many statements."""
 _INSERT_BLOCK: Final = {
     table: _INSERT[table].replace(_places(columns), ", ".join([_places(columns)] * _BLOCK))
-    for table, (_, columns) in _COLUMNS.items()
+    for table, (_, columns) in COLUMNS.items()
 }
 _FIND: Final = {
     table: f"SELECT {', '.join(columns)} FROM {table} WHERE {' AND '.join(f'{name} = ?' for name in columns[:n_key])}"
-    for table, (n_key, columns) in _COLUMNS.items()
+    for table, (n_key, columns) in COLUMNS.items()
+    if n_key
 }
 _STATEMENT: Final = """
 WITH sums AS (SELECT
-    (SELECT COALESCE(SUM(CASE kind WHEN 'grant' THEN taken ELSE -taken END), 0) FROM allowances)
-        + (SELECT COALESCE(SUM(minted), 0) FROM leases) AS granted,
-    (SELECT COALESCE(SUM(spent), 0) FROM leases) AS spent,
-    (SELECT COALESCE(SUM(bits), 0) FROM leases WHERE state = 'open') AS leased)
-SELECT granted, spent, leased, granted - spent - leased, (SELECT COALESCE(SUM(n_messages), 0) FROM drops),
-    (SELECT COALESCE(SUM(bits), 0) FROM drops), (SELECT COUNT(*) FROM entries) FROM sums
+    (SELECT COALESCE(SUM(CASE kind WHEN 'grant' THEN taken ELSE -taken END), 0) FROM allowances WHERE account = :account)
+        + (SELECT COALESCE(SUM(minted), 0) FROM leases WHERE account = :account)
+        + (SELECT COALESCE(SUM(granted), 0) FROM carried_accounts WHERE account = :account) AS granted,
+    (SELECT COALESCE(SUM(spent), 0) FROM leases WHERE account = :account)
+        + (SELECT COALESCE(SUM(spent), 0) FROM carried_accounts WHERE account = :account) AS spent,
+    (SELECT COALESCE(SUM(bits), 0) FROM leases WHERE account = :account AND state = 'open') AS leased)
+SELECT granted, spent, leased, granted - spent - leased FROM sums
 """
-_LEASES: Final = """
-SELECT id, holder, epoch, sequence, bits, state, spent, (SELECT COALESCE(SUM(e.bits), 0) FROM entries e
-    WHERE (e.holder, e.epoch, e.sequence) = (l.holder, l.epoch, l.sequence)) FROM leases l
+_NOTES: Final = """
+SELECT COALESCE(SUM(CASE kind WHEN 'dropped' THEN n_messages END), 0),
+    COALESCE(SUM(CASE kind WHEN 'dropped' THEN bits END), 0),
+    (SELECT COUNT(*) FROM entries) + (SELECT COALESCE(SUM(n_entries), 0) FROM carried_accounts),
+    COALESCE(SUM(CASE kind WHEN 'degraded' THEN n_messages END), 0),
+    COALESCE(SUM(CASE kind WHEN 'deferred' THEN n_messages END), 0) FROM notes
 """
+_LEASE: Final = "id, holder, epoch, sequence, bits, account, deadline"
+_LEASES: Final = f"""
+SELECT {_LEASE}, state, spent, CASE account WHEN '{MAIN}' THEN (SELECT COALESCE(SUM(e.bits), 0) FROM entries e
+    WHERE (e.holder, e.epoch, e.sequence) = (l.holder, l.epoch, l.sequence)) ELSE 0 END FROM leases l
+"""
+_PUT_TOTALS: Final = """
+UPDATE accounts SET granted = ?, spent = ?, leased = ?, n_entries = ?, dropped_messages = ?, dropped_bits = ?,
+    degraded_messages = ?, deferred_messages = ? WHERE account = ?
+"""
+_CARRIED: Final = "SELECT kind, account, holder, epoch, sequence FROM carried_sequences"
+# What the digest is taken of, in this order. What schema 1 could hold comes as schema 1 wrote it: no account in the rows
+# of the main one, and dropped messages as "drops".
+_DIGESTED: Final = (
+    (
+        "allowances",
+        f"SELECT kind, sequence, bits, taken FROM allowances WHERE account = '{MAIN}' ORDER BY kind, sequence",
+    ),
+    (
+        "leases",
+        f"""SELECT holder, epoch, sequence, bits, minted, CASE state WHEN 'late' THEN 'settled' ELSE state END, spent
+        FROM leases WHERE account = '{MAIN}' ORDER BY holder, epoch, sequence""",
+    ),
+    (
+        "entries",
+        """SELECT holder, epoch, sequence, sender, receivers, round, n_messages, bits, payload_bits
+        FROM entries ORDER BY holder, epoch, sequence, sender, receivers""",
+    ),
+    (
+        "receipts",
+        """SELECT holder, epoch, sequence, sender, receiver, round, n_messages, bits
+        FROM receipts ORDER BY holder, epoch, sequence, sender, receiver""",
+    ),
+    ("drops", "SELECT sequence, n_messages, bits FROM notes WHERE kind = 'dropped' ORDER BY sequence"),
+    ("fences", "SELECT holder, epoch FROM fences ORDER BY holder, epoch"),
+    (
+        "accounts",
+        f"""SELECT account, currency, per, amount, agents, edge FROM accounts WHERE account <> '{MAIN}'
+        ORDER BY account""",
+    ),
+    (
+        "allowances",
+        f"""SELECT kind, sequence, bits, taken, account FROM allowances WHERE account <> '{MAIN}'
+        ORDER BY account, kind, sequence""",
+    ),
+    (
+        "leases",
+        f"""SELECT holder, epoch, sequence, bits, minted, CASE state WHEN 'late' THEN 'settled' ELSE state END, spent,
+        account FROM leases WHERE account <> '{MAIN}' ORDER BY account, holder, epoch, sequence""",
+    ),
+    ("notes", "SELECT kind, sequence, n_messages, bits FROM notes WHERE kind <> 'dropped' ORDER BY kind, sequence"),
+    ("prices", "SELECT account, sequence, price FROM prices ORDER BY account, sequence"),
+)
 _SENTENCES: Final = {
     "locked": "is locked by another process, nothing was booked; end the other one, then resume",
     "full": "cannot grow because its disk is full, nothing was booked; free some space, then resume",
@@ -171,6 +268,25 @@ _SENTENCES: Final = {
     "unable to open": "cannot be opened; check that its folder exists and that you may write there",
     "I/O error": "could not reach its disk, nothing was booked; check the disk, then resume",
 }
+_RETRY_SECONDS: Final = 0.005
+
+
+class _Standing:
+    """What the rows come to at this moment, kept in memory: what every call looks at, and each booking moves."""
+
+    def __init__(
+        self,
+        terms: dict[str, Terms],
+        statements: dict[str, Statement],
+        leases: dict[_Slot, Lease],
+        epochs: dict[str, int],
+        carried: dict[_Carried, int],
+    ) -> None:
+        self.terms, self.statements, self.open, self.epochs, self.carried = terms, statements, leases, epochs, carried
+        self.moved: set[str] = set()
+
+    def copy(self) -> "_Standing":
+        return _Standing(dict(self.terms), dict(self.statements), dict(self.open), dict(self.epochs), self.carried)
 
 
 class Journal:
@@ -182,17 +298,23 @@ class Journal:
     'per link'
 
     Everything booked within `with journal.round():` is one commit, or nothing. Raises JournalError when the file is
-    locked, damaged, read-only, of another schema, or the disk is full; nothing of the round is booked then.
+    locked, damaged, read-only, of a later schema, or the disk is full; nothing of the round is booked then. A file of an
+    earlier schema is brought to that of today, in one commit.
+
+    Threads share one journal; processes open the file each for itself. A round waits for that of another process to end,
+    at most `busy_seconds`, and begins with what the other one wrote.
     """
 
     _in_round: bool
+    _is_reading: bool
     _failure: str | None
+    _standing: _Standing | None
 
     def __init__(self, path: Path | str, *, busy_seconds: float = 5.0) -> None:
         """Open the file at `path`, or create it; wait at most `busy_seconds` for another process to let go of it."""
         self._attach(path, str(path), busy_seconds)
         try:
-            self._prepare()
+            self._prepare(busy_seconds)
         except BaseException:
             self._connection.close()
             raise
@@ -204,13 +326,19 @@ class Journal:
 
     @classmethod
     def reader(cls, path: Path | str) -> "Journal":
-        """Open an existing journal to read only; a run that is writing to it is not disturbed."""
+        """Open an existing journal to read only; a run that is writing to it is not disturbed.
+
+        A file of an earlier schema is read through a copy in memory, and stays as it is.
+        """
         if not Path(path).is_file():
             raise JournalError(f"there is no journal at {path}; name the folder of a run that has one")
         journal = cls.__new__(cls)
         journal._attach(path, Path(path).absolute().as_uri() + "?mode=ro", 5.0)
         try:
-            journal._check_schema()
+            version = journal._known_version()
+            if version < SCHEMA_VERSION:
+                journal._move_to_memory(version)
+            journal._version_seen = journal._data_version()
         except BaseException:
             journal._connection.close()
             raise
@@ -226,7 +354,7 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Close the books and leave a single file; a second call does nothing."""
+        """Close the books and leave a single file, if nobody else has it open; a second call does nothing."""
         with self._lock, suppress(sqlite3.Error):
             if self._may_write:  # out of WAL mode, so that the file can be read from a read-only medium, too
                 self._connection.execute("PRAGMA busy_timeout = 0")
@@ -237,24 +365,22 @@ class Journal:
     def round(self) -> Iterator[None]:
         """Make everything booked inside one commit: all of it reaches the disk, or none, in memory as well.
 
-        Rounds nest: an inner one joins the outer one. Other threads wait until the outer one has ended.
+        Rounds nest: an inner one joins the outer one. Other threads and processes wait until the outer one has ended.
         """
         with self._lock:
             if self._in_round:
                 yield
                 return
-            undo: list[Callable[[], None]] = []
+            kept: _Standing | None = None
             self._in_round = True
             self._failure = None
             try:
-                self._begin()
-                undo = [snapshot() for snapshot in self._snapshots]
+                kept = self._begin().copy()
                 yield
                 self._commit()
             except BaseException:
-                if self._roll_back():
-                    for restore in undo:
-                        restore()
+                if self._roll_back() and kept is not None:
+                    self._standing = kept
                 raise
             finally:
                 self._in_round = False
@@ -263,63 +389,166 @@ class Journal:
     def reading(self) -> Iterator[None]:
         """See the books of one moment inside, whatever a running ledger commits meanwhile; write nothing here."""
         with self._lock:
-            if self._in_round:
+            if self._in_round or self._is_reading:
                 yield
                 return
             self._execute("BEGIN")
+            self._is_reading = True
             try:
                 yield
             finally:
+                self._is_reading = False
                 self._roll_back()
-
-    def remember(self, snapshot: Callable[[], Callable[[], None]]) -> None:
-        """Call `snapshot()` as each round begins, and what it returned if that round is taken back."""
-        self._snapshots.append(snapshot)
 
     # What is written.
 
     def set_meta(self, key: str, value: Json) -> None:
-        """Note a fact about the run (the charging rule, its id, the budget); a fact is noted once and stays."""
+        """Note a fact about the run (the charging rule, its id); a fact is noted once and stays."""
         with self.round():
             self._insert("meta", [(key, json.dumps(value, sort_keys=True))], _as_it_is)
 
+    def add_account(self, account: str, terms: Terms) -> None:
+        """Open an account, or note the terms of the main one; a second time, they must be the same."""
+        with self.round():
+            now = self._now()
+            known = now.terms.get(account)
+            if known == terms:
+                return
+            row = _terms_row(account, terms)
+            if known is None:
+                self._insert("accounts", [(*row, 0, 0, 0, 0, 0, 0, 0, 0)], _as_it_is)
+                now.statements[account] = Statement(0, 0, 0, 0)
+            elif account == MAIN and known == FREE:
+                sql = "UPDATE accounts SET currency = ?, per = ?, amount = ?, agents = ?, edge = ? WHERE account = ?"
+                self._execute(sql, (*row[1:], account))
+            else:
+                raise self._conflict("accounts", row, _terms_row(account, known))
+            now.terms[account] = terms
+
     def add_allowance(
-        self, kind: Literal["grant", "withdrawal"], sequence: int, bits: Bits, taken: Bits
+        self, kind: Literal["grant", "withdrawal"], sequence: int, bits: Bits, taken: Bits, account: str = MAIN
     ) -> Bits | None:
         """Book a grant or withdrawal; None if it is new, what was taken the first time if it is a retry."""
-        if self._execute(_INSERT["allowances"], (kind, sequence, bits, taken)).rowcount:
-            return None
-        _, _, recorded_bits, recorded_taken = self._execute(_FIND["allowances"], (kind, sequence)).fetchone()
-        if recorded_bits != bits:
-            raise self._conflict("allowances", (kind, sequence, bits), (kind, sequence, recorded_bits))
-        return int(recorded_taken)
+        with self.round():
+            if self._now().carried:
+                self._check_not_carried((kind, account, "", 0), sequence, f"{kind} {sequence} of {account!r}")
+            if self._execute(_INSERT["allowances"], (account, kind, sequence, bits, taken)).rowcount:
+                self._move(account, granted=taken if kind == "grant" else -taken)
+                return None
+            *_, recorded_bits, recorded_taken = self._execute(_FIND["allowances"], (account, kind, sequence)).fetchone()
+            if recorded_bits != bits:
+                key = (account, kind, sequence)
+                raise self._conflict("allowances", (*key, bits), (*key, recorded_bits))
+            return int(recorded_taken)
 
-    def add_lease(self, key: Key, bits: Bits, minted: Bits) -> Lease | None:
-        """Book an open lease that brings `minted` new bits into the jar; None if the key is taken."""
-        cursor = self._execute(_INSERT["leases"], (*key, bits, minted, "open", 0))
-        return Lease(cursor.lastrowid or 0, *key, bits) if cursor.rowcount else None
+    def add_lease(
+        self, key: Key, bits: Bits, minted: Bits, account: str = MAIN, deadline: int | None = None
+    ) -> Lease | None:
+        """Book an open lease that brings `minted` new units into the jar; None if the key is taken."""
+        with self.round():
+            cursor = self._execute(_INSERT["leases"], (account, *key, bits, minted, "open", 0, deadline))
+            if not cursor.rowcount:
+                return None
+            lease = Lease(cursor.lastrowid or 0, *key, bits, account, deadline)
+            self._now().open[(account, *key)] = lease
+            self._move(account, granted=minted, leased=bits)
+            return lease
 
     def end_lease(self, lease: Lease, state: State, spent: Bits) -> None:
-        """Book how an open lease ended."""
-        where = "WHERE holder = ? AND epoch = ? AND sequence = ? AND state = 'open'"
-        if self._execute(f"UPDATE leases SET state = ?, spent = ? {where}", (state, spent, *lease.key)).rowcount != 1:
-            raise self._fail(f"lease {lease.key} is not open in the journal {self.path}; reopen the ledger from it")
+        """Book how a lease ended that is open, or has expired and is settled late."""
+        with self.round():
+            was_open = self._now().open.pop((lease.account, *lease.key), None) is not None
+            sql = f"""UPDATE leases SET state = ?, spent = ? WHERE account = ? AND holder = ? AND epoch = ?
+                AND sequence = ? AND state = '{"open" if was_open else "expired"}'"""
+            if self._execute(sql, (state, spent, lease.account, *lease.key)).rowcount != 1:
+                raise self._fail(f"lease {lease.key} is not open in the journal {self.path}; reopen the ledger from it")
+            if was_open:
+                self._move(lease.account, spent=spent, leased=-lease.bits)
+            else:
+                self._move(lease.account, spent=spent - lease.bits)
 
     def add_entries(self, entries: Sequence[Entry]) -> None:
-        """Book the debits of a lease."""
-        self._insert("entries", entries, _entry_row)
+        """Book the debits of a lease of the main account."""
+        with self.round():
+            n_new = self._insert("entries", entries, _entry_row)
+            self._move(MAIN, n_entries=n_new)
 
     def add_receipts(self, receipts: Sequence[Receipt]) -> None:
         """Book what receivers heard; those that stand here already change nothing."""
-        self._insert("receipts", receipts, _receipt_row)
+        with self.round():
+            if self._now().carried:
+                for holder, epoch, sequence, *_ in receipts:
+                    what = f"receipt {sequence} of {holder} (epoch {epoch})"
+                    self._check_not_carried(("receipt", "", holder, epoch), sequence, what)
+            self._insert("receipts", receipts, _receipt_row)
 
-    def add_drop(self, sequence: int, n_messages: int, bits: Bits) -> bool:
-        """Book messages that were not sent for want of bits; False if that is a retry."""
-        return self._insert("drops", [(sequence, n_messages, bits)], _as_it_is) == 1
+    def add_note(self, kind: Kind, sequence: int, n_messages: int, bits: Bits) -> bool:
+        """Book messages that were not sent as they were meant, for want of budget; False if that is a retry."""
+        with self.round():
+            if not self._insert("notes", [(kind, sequence, n_messages, bits)], _as_it_is):
+                return False
+            statements = self._now().statements
+            now = statements[MAIN]
+            self._now().moved.add(MAIN)
+            if kind == "dropped":
+                statements[MAIN] = now._replace(
+                    dropped_messages=now.dropped_messages + n_messages, dropped_bits=now.dropped_bits + bits
+                )
+            elif kind == "degraded":
+                statements[MAIN] = now._replace(degraded_messages=now.degraded_messages + n_messages)
+            else:
+                statements[MAIN] = now._replace(deferred_messages=now.deferred_messages + n_messages)
+            return True
+
+    def add_price(self, account: str, sequence: int, price: float) -> bool:
+        """Book what a unit of an account costs from this round on; False if that is a retry."""
+        with self.round():
+            return self._insert("prices", [(account, sequence, price)], _as_it_is) == 1
 
     def add_fence(self, holder: str, epoch: int) -> None:
         """Book that `holder` continues under `epoch`."""
-        self._insert("fences", [(holder, epoch)], _as_it_is)
+        with self.round():
+            self._insert("fences", [(holder, epoch)], _as_it_is)
+            epochs = self._now().epochs
+            epochs[holder] = max(epoch, epochs.get(holder, 0))
+
+    # What stands in memory, as of the last commit by anybody, or of this moment of the round that is under way.
+
+    def now(self, account: str = MAIN) -> Statement:
+        """Give the running totals of an account; KeyError if there is none."""
+        with self._lock:
+            return self._refreshed().statements[account]
+
+    def terms(self) -> dict[str, Terms]:
+        """Give what each account is for."""
+        with self._lock:
+            return dict(self._refreshed().terms)
+
+    def terms_of(self, account: str) -> Terms | None:
+        """Give what an account is for, or None if there is none of that name."""
+        with self._lock:
+            return self._refreshed().terms.get(account)
+
+    def epoch(self, holder: str) -> int:
+        """Give the epoch of a holder; 0 for one that was never fenced."""
+        with self._lock:
+            return self._refreshed().epochs.get(holder, 0)
+
+    def open_lease(self, account: str, key: Key) -> Lease | None:
+        """Give the open lease with this key, or None."""
+        with self._lock:
+            return self._refreshed().open.get((account, *key))
+
+    def held(self) -> list[Lease]:
+        """Give all open leases, of all accounts."""
+        with self._lock:
+            return list(self._refreshed().open.values())
+
+    def is_carried(self, account: str, key: Key) -> bool:
+        """Tell whether a lease with this key may be among those that a compaction has put together."""
+        with self._lock:
+            holder, epoch, sequence = key
+            return sequence <= self._refreshed().carried.get(("lease", account, holder, epoch), -1)
 
     # What is read.
 
@@ -329,33 +558,39 @@ class Journal:
         value: Json = None if row is None else json.loads(row[1])
         return value
 
-    def statement(self) -> Statement:
-        """Add up the books from their rows."""
-        return Statement(*self._execute(_STATEMENT).fetchone())
+    def accounts(self) -> dict[str, tuple[Terms, Statement]]:
+        """Give all accounts by name, the main one first: what each is for, and its running totals."""
+        sql = f"SELECT {', '.join(COLUMNS['accounts'][1])} FROM accounts ORDER BY account <> ?, account"
+        return {row[0]: (_terms_of(*row[1:6]), _totals_of(*row[6:])) for row in self._rows(sql, (MAIN,))}
+
+    def statement(self, account: str = MAIN) -> Statement:
+        """Add up the books of an account from their rows."""
+        notes = self._execute(_NOTES).fetchone() if account == MAIN else ()
+        return Statement(*self._execute(_STATEMENT, {"account": account}).fetchone(), *notes)
 
     def epochs(self) -> dict[str, int]:
         """Give the current epoch of every holder that was ever fenced."""
         return dict(self._rows("SELECT holder, MAX(epoch) FROM fences GROUP BY holder"))
 
     def open_leases(self) -> list[Lease]:
-        """Give the leases that are neither settled nor released, oldest first."""
-        sql = "SELECT id, holder, epoch, sequence, bits FROM leases WHERE state = 'open' ORDER BY id"
-        return [Lease(*row) for row in self._rows(sql)]
+        """Give the leases of all accounts that are neither settled nor released, oldest first."""
+        return [Lease(*row) for row in self._rows(f"SELECT {_LEASE} FROM leases WHERE state = 'open' ORDER BY id")]
 
-    def lease(self, key: Key) -> LeaseRecord | None:
-        """Give the lease with this key, or None."""
-        row = self._execute(_LEASES + " WHERE holder = ? AND epoch = ? AND sequence = ?", key).fetchone()
-        return None if row is None else LeaseRecord(Lease(*row[:5]), *row[5:])
+    def lease(self, key: Key, account: str = MAIN) -> LeaseRecord | None:
+        """Give the lease of an account with this key, or None."""
+        sql = _LEASES + " WHERE account = ? AND holder = ? AND epoch = ? AND sequence = ?"
+        row = self._execute(sql, (account, *key)).fetchone()
+        return None if row is None else LeaseRecord(Lease(*row[:7]), *row[7:])
 
-    def leases(self) -> Iterator[LeaseRecord]:
-        """Give all leases by key."""
-        for row in self._rows(_LEASES + " ORDER BY holder, epoch, sequence"):
-            yield LeaseRecord(Lease(*row[:5]), *row[5:])
+    def leases(self, account: str = MAIN) -> Iterator[LeaseRecord]:
+        """Give all leases of an account by key."""
+        for row in self._rows(_LEASES + " WHERE account = ? ORDER BY holder, epoch, sequence", (account,)):
+            yield LeaseRecord(Lease(*row[:7]), *row[7:])
 
     def has_receipt(self, receipt: Receipt) -> bool:
         """Tell whether exactly this receipt stands here."""
         row = _receipt_row(receipt)
-        recorded: _Row | None = self._execute(_FIND["receipts"], row[: _COLUMNS["receipts"][0]]).fetchone()
+        recorded: _Row | None = self._execute(_FIND["receipts"], row[: COLUMNS["receipts"][0]]).fetchone()
         return recorded == row
 
     def entries(self, key: Key | None = None) -> Iterator[Entry]:
@@ -373,18 +608,35 @@ class Journal:
             FROM receipts ORDER BY round, sender, receiver, holder, epoch, sequence"""
         return (Receipt(*row) for row in self._rows(sql))
 
+    def prices(self, account: str | None = None) -> Iterator[Price]:
+        """Give the prices in order of their rounds, of one account or by account."""
+        where = "" if account is None else "WHERE account = ?"
+        sql = f"SELECT account, sequence, price FROM prices {where} ORDER BY account, sequence"
+        return (Price(*row) for row in self._rows(sql, () if account is None else (account,)))
+
+    def last_price(self, account: str) -> float | None:
+        """Give the price of the latest round, for a warm start; None before the first."""
+        sql = "SELECT price FROM prices WHERE account = ? ORDER BY sequence DESC LIMIT 1"
+        row = self._execute(sql, (account,)).fetchone()
+        return None if row is None else float(row[0])
+
     def digest(self) -> str:
         """Give the SHA-256 of all rows in key order, as hex: same seed, same digest.
 
-        Facts about the run (`meta`) and the ids of leases, which number calls and not bits, are left out.
+        Facts about the run (`meta`), the ids of leases, which number calls and not bits, and times of day (deadlines,
+        and whether a lease was settled before or after its own) are left out. After a compaction it is the digest that
+        the books had before, until something is booked.
         """
         sha = hashlib.sha256()
-        for table, (n_key, columns) in _COLUMNS.items():
-            if table != "meta":
-                sql = f"SELECT {', '.join(columns)} FROM {table} ORDER BY {', '.join(columns[:n_key])}"
-                for row in self._rows(sql):
-                    sha.update(json.dumps([table, *row]).encode())
-        return sha.hexdigest()
+        for name, sql in _DIGESTED:
+            for row in self._rows(sql):
+                sha.update(json.dumps([name, *row]).encode())
+        rows = sha.hexdigest()
+        carried = self._execute("SELECT digest, rest FROM carried").fetchone()
+        if carried is None:
+            return rows
+        before, rest = carried
+        return str(before) if rows == rest else hashlib.sha256(f"{before} {rows}".encode()).hexdigest()
 
     # How it is done.
 
@@ -393,9 +645,9 @@ class Journal:
             raise JournalError(f"SQLite {sqlite3.sqlite_version} is too old, 3.37 is needed; use a newer Python build")
         self.path = Path(path)
         self._lock = threading.RLock()
-        self._snapshots: list[Callable[[], Callable[[], None]]] = []
-        self._in_round = False
+        self._in_round = self._is_reading = False
         self._failure = None
+        self._standing = None
         self._may_write = True
         try:
             self._connection = sqlite3.connect(
@@ -409,43 +661,114 @@ class Journal:
             raise self._fail_with(error) from error
         weakref.finalize(self, self._connection.close)  # a forgotten journal frees its file without a warning
 
-    def _prepare(self) -> None:
-        self._execute("PRAGMA journal_mode = WAL")
+    def _prepare(self, busy_seconds: float) -> None:
+        if not self._is_empty():
+            self._known_version()  # before anything is changed in a file that may be somebody else's
+        self._switch_to_wal(busy_seconds)
         self._execute("PRAGMA synchronous = FULL")
+        self._execute("BEGIN IMMEDIATE")
+        try:
+            if self._is_empty():
+                create(self._connection)
+            else:
+                migrate(self._connection, self._known_version())
+            self._execute("COMMIT")
+        except sqlite3.Error as error:
+            raise self._fail_with(error) from error
+        finally:
+            self._roll_back()
         self._version_seen = self._data_version()
-        with self.round():
-            if self._execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0:
-                for statement in _SCHEMA.split(";"):
-                    self._execute(statement)
-                self._execute("INSERT INTO schema_version VALUES (?)", (SCHEMA_VERSION,))
-        self._check_schema()
 
-    def _check_schema(self) -> None:
+    def _switch_to_wal(self, busy_seconds: float) -> None:
+        """For this one statement SQLite does not wait by itself while another process opens or closes the file."""
+        until = time.monotonic() + busy_seconds
+        while True:
+            try:
+                self._execute("PRAGMA journal_mode = WAL")
+                return
+            except JournalError:  # noqa: PERF203 (to try again is what the loop is for)
+                if "locked by" not in str(self._failure) or time.monotonic() > until:
+                    raise
+                time.sleep(_RETRY_SECONDS)
+
+    def _is_empty(self) -> bool:
+        return bool(self._execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0)
+
+    def _known_version(self) -> int:
+        """Give the schema of the file, which we can read or migrate."""
         if not self._execute("SELECT 1 FROM sqlite_master WHERE name = 'schema_version'").fetchone():
             raise JournalError(f"{self.path} is not a journal of commlib; choose another path or move that file away")
         (version,) = self._execute("SELECT version FROM schema_version").fetchone()
-        if version != SCHEMA_VERSION:
+        if not 1 <= version <= SCHEMA_VERSION:
             raise JournalError(
-                f"the journal {self.path} has schema {version}, this commlib reads schema {SCHEMA_VERSION}; "
+                f"the journal {self.path} has schema {version}, this commlib reads schemas 1 to {SCHEMA_VERSION}; "
                 f"use the version of commlib that wrote it"
             )
-        self._version_seen = self._data_version()
+        return int(version)
+
+    def _move_to_memory(self, version: int) -> None:
+        memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        weakref.finalize(self, memory.close)
+        try:
+            self._connection.backup(memory)
+            self._connection.close()
+            self._connection = memory
+            migrate(memory, version)
+        except sqlite3.Error as error:
+            raise self._fail_with(error) from error
+        self._execute("PRAGMA query_only = ON")
 
     def _data_version(self) -> int:
         """Give a number that changes when another connection commits."""
         return int(self._execute("PRAGMA data_version").fetchone()[0])
 
-    def _begin(self) -> None:
+    def _begin(self) -> _Standing:
+        """Begin a commit, with what other processes wrote before it."""
         self._execute("BEGIN IMMEDIATE")
-        if self._data_version() != self._version_seen:
-            raise self._fail(
-                f"another process has written to the journal {self.path} since it was opened here; "
-                f"end one of the two, then resume"
-            )
+        version = self._data_version()
+        if self._standing is None or version != self._version_seen:
+            self._standing = self._load()
+            self._version_seen = version
+        return self._standing
+
+    def _refreshed(self) -> _Standing:
+        """Look what other processes wrote meanwhile; without a connection, what was known last."""
+        if self._in_round and self._standing is not None:
+            return self._standing
+        try:
+            version = self._data_version()
+            if self._standing is None or version != self._version_seen:
+                with self.reading():
+                    self._standing, self._version_seen = self._load(), self._data_version()
+        except JournalError:
+            if self._standing is None:
+                raise
+        return self._standing
+
+    def _now(self) -> _Standing:
+        """What a booking moves, inside a round."""
+        assert self._standing is not None
+        return self._standing
+
+    def _load(self) -> _Standing:
+        accounts = self.accounts()
+        return _Standing(
+            {account: terms for account, (terms, _) in accounts.items()},
+            {account: totals for account, (_, totals) in accounts.items()},
+            {(lease.account, *lease.key): lease for lease in self.open_leases()},
+            self.epochs(),
+            {(kind, *key): highest for kind, *key, highest in self._rows(_CARRIED)},
+        )
 
     def _commit(self) -> None:
         if self._failure is not None:
             raise JournalError(f"nothing of this round was booked, since one booking failed: {self._failure}")
+        now = self._now()
+        for account in sorted(now.moved):
+            granted, spent, leased, _, dropped, dropped_bits, n_entries, degraded, deferred = now.statements[account]
+            totals = (granted, spent, leased, n_entries, dropped, dropped_bits, degraded, deferred)
+            self._execute(_PUT_TOTALS, (*totals, account))
+        now.moved.clear()
         self._execute("COMMIT")
 
     def _roll_back(self) -> bool:
@@ -458,9 +781,33 @@ class Journal:
             pass  # a closed or broken connection: SQLite takes the round back when the file is next opened
         return True
 
+    def _move(self, account: str, granted: int = 0, spent: int = 0, leased: int = 0, n_entries: int = 0) -> None:
+        standing = self._now()
+        now = standing.statements[account]
+        standing.statements[account] = Statement(
+            now.granted + granted,
+            now.spent + spent,
+            now.leased + leased,
+            now.available + granted - spent - leased,
+            now.dropped_messages,
+            now.dropped_bits,
+            now.n_entries + n_entries,
+            now.degraded_messages,
+            now.deferred_messages,
+        )
+        standing.moved.add(account)
+
+    def _check_not_carried(self, counter: _Carried, sequence: int, what: str) -> None:
+        highest = self._now().carried.get(counter, -1)
+        if sequence <= highest:
+            raise self._fail(
+                f"{what} is among what was compacted in the journal {self.path}, up to {highest}: it cannot be compared "
+                f"with what was booked then; count the sequence up for what is new, or resume from a later checkpoint"
+            )
+
     def _insert(self, table: str, slips: Sequence[_Slip], row_of: Callable[[_Slip], _Row]) -> int:
         """Insert rows and count the new ones; one that differs from a recorded row with its key is a conflict."""
-        n_key, columns = _COLUMNS[table]
+        n_key, columns = COLUMNS[table]
         n_whole, size = len(slips) // _BLOCK * _BLOCK, _BLOCK * len(columns)
         fields = list(chain.from_iterable(map(row_of, slips[:n_whole])))
         blocks = (fields[start : start + size] for start in range(0, len(fields), size))
@@ -473,13 +820,13 @@ class Journal:
                     raise self._conflict(table, row, recorded)
         return n_new
 
-    def _execute(self, sql: str, parameters: _Row = ()) -> sqlite3.Cursor:
+    def _execute(self, sql: str, parameters: _Row | dict[str, _Value] = ()) -> sqlite3.Cursor:
         try:
             return self._connection.execute(sql, parameters)
         except sqlite3.Error as error:
             raise self._fail_with(error) from error
 
-    def _execute_many(self, sql: str, rows: Iterable[Sequence[str | int]]) -> sqlite3.Cursor:
+    def _execute_many(self, sql: str, rows: Iterable[Sequence[_Value]]) -> sqlite3.Cursor:
         try:
             return self._connection.executemany(sql, rows)
         except sqlite3.Error as error:
@@ -514,6 +861,23 @@ def _entry_row(entry: Entry) -> _Row:
     return holder, epoch, sequence, sender, _listed(receivers), round_, n_messages, bits, payload_bits
 
 
+def _terms_row(account: str, terms: Terms) -> _Row:
+    currency, per, amount, agents, edge = terms
+    return account, currency, per, amount, json.dumps(agents) if agents else None, json.dumps(edge) if edge else None
+
+
+def _terms_of(currency: Currency, per: str, amount: int | None, agents: str | None, edge: str | None) -> Terms:
+    sender, receiver = json.loads(edge) if edge else (0, 0)
+    scope = tuple(json.loads(agents)) if agents else None
+    return Terms(currency, per, amount, scope, (sender, receiver) if edge else None)
+
+
+def _totals_of(granted: int, spent: int, leased: int, n_entries: int, *notes: int) -> Statement:
+    dropped, dropped_bits, degraded, deferred = notes
+    available = granted - spent - leased
+    return Statement(granted, spent, leased, available, dropped, dropped_bits, n_entries, degraded, deferred)
+
+
 def _as_it_is(row: _Row) -> _Row:
     return row
 
@@ -525,5 +889,5 @@ def _listed(receivers: tuple[int, ...]) -> str:
 
 
 _receipt_row: Final[Callable[[Receipt], _Row]] = itemgetter(
-    *(Receipt._fields.index(column) for column in _COLUMNS["receipts"][1])
+    *(Receipt._fields.index(column) for column in COLUMNS["receipts"][1])
 )

@@ -4,24 +4,47 @@ A ledger is a jar of whole bits. Before sending, a host *leases* from the jar; a
 and the difference returns. Not a token bucket: bits never refill by time, only a new allowance brings more, and what is
 left of an allowance expires (`withdraw`). Always `spent + leased + available == granted`, and none is ever negative.
 
+Beside this jar, the account "bits", there may be others (`open_account`): for messages, rounds or latency, or for the
+bits of a few agents or of one edge. Each is a jar of its own with the same laws; which of them a message needs is for
+the caller to say, and what is booked within one `round` is booked in all of them or in none.
+
 Every call that moves bits carries a `sequence` that the caller counts up. The same call again, as after a resume from a
-checkpoint, gives back what was recorded the first time and changes nothing.
+checkpoint, gives back what was recorded the first time and changes nothing. So if two processes by mistake play the
+same run into one file, whoever comes second books nothing twice: it repeats what the first one wrote, or, where the two
+have parted, it is refused with the row in which they differ.
 """
 
+import math
 import operator
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import chain
 from types import TracebackType
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar, cast, get_args
 
 from commlib.budget import Budget
 from commlib.errors import BudgetError, LeaseError, OverBudget
-from commlib.journal import Entry, Journal, Key, Lease, Receipt, State, Statement
+from commlib.journal import (
+    KINDS,
+    MAIN,
+    Currency,
+    Entry,
+    Journal,
+    Key,
+    Kind,
+    Lease,
+    LeaseRecord,
+    Receipt,
+    Statement,
+    Terms,
+)
 from commlib.units import MOST_BITS, Bits
 
-__all__ = ["Entry", "Lease", "Ledger", "Receipt", "Statement"]
+__all__ = ["MAIN", "Entry", "Lease", "Ledger", "Receipt", "Statement", "Terms"]
 
 _ADVICE: Final = "raise the budget, or let the topology open fewer edges"
+_PERS: Final = ("", "round", "step", "episode", "run", "second")
+_UNITS: Final = {"bits": "bits", "messages": "messages", "rounds": "rounds", "latency": "microseconds"}
 _Record = TypeVar("_Record", Entry, Receipt)
 
 
@@ -35,26 +58,30 @@ class Ledger:
     ...     ledger.settle(lease, [entry]).available
     60
 
-    Use one ledger per journal. All methods may be called from any thread; several within `with ledger.round():` are one
-    commit. When a call raises, its bits have not moved, in memory or on disk; the one exception is an overspent lease.
+    All methods may be called from any thread, and several processes may each have a ledger on one file: a call begins
+    with what the others wrote before it. Several calls within `with ledger.round():` are one commit. When a call raises,
+    its bits have not moved, in memory or on disk; the one exception is an overspent lease.
     """
 
-    def __init__(self, journal: Journal | None = None, *, budget: Budget | None = None) -> None:
+    def __init__(
+        self,
+        journal: Journal | None = None,
+        *,
+        budget: Budget | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         """Continue from `journal`; without one, keep the books in memory.
 
         Under an unlimited `budget` the jar grows by what a lease lacks; a capped one is fed by `grant` alone. The
-        budget is noted in the journal, and read from there when it is left out here.
+        budget is noted in the journal, and read from there when it is left out here. `clock` gives seconds, the same
+        ones in all processes, for the deadlines of leases.
         """
         self.journal = journal or Journal.in_memory()
+        self._clock = clock
         if budget is not None:
-            self.journal.set_meta("budget", {"bits": budget.bits, "per": budget.per})
-        noted = self.journal.meta("budget")
-        self._is_capped = not (isinstance(noted, dict) and noted["bits"] is None)
-        self._statement = self.journal.statement()
-        self._open: dict[Key, Lease] = {lease.key: lease for lease in self.journal.open_leases()}
-        self._epochs = self.journal.epochs()
+            self.journal.add_account(MAIN, Terms("bits", budget.per, budget.bits))
+        self.journal.now()
         self.round = self.journal.round
-        self.journal.remember(self._snapshot)
 
     def __enter__(self) -> "Ledger":
         return self
@@ -68,117 +95,140 @@ class Ledger:
         """Close the journal; open leases stay open in it."""
         self.journal.close()
 
-    def statement(self) -> Statement:
-        """Give the sums of this moment, in bits."""
-        return self._statement
+    def open_account(self, account: str, terms: Terms) -> None:
+        """Open another jar, empty as yet, or make sure that it was opened with these terms before.
+
+        Raises:
+            BudgetError: the terms make no sense.
+            JournalError: the account was opened with others.
+        """
+        self.journal.add_account(_checked_name(account), _checked_terms(account, terms))
+
+    def accounts(self) -> dict[str, Terms]:
+        """Give all accounts and what each is for."""
+        return self.journal.terms()
+
+    def statement(self, account: str = MAIN) -> Statement:
+        """Give the sums of an account at this moment, in its units."""
+        return self._now(account)
+
+    def statements(self) -> dict[str, Statement]:
+        """Give the sums of all accounts."""
+        return {account: self.journal.now(account) for account in self.journal.terms()}
 
     def epoch(self, holder: str) -> int:
         """Give the epoch under which `holder` may lease and report; it starts at 0 and each fence adds 1."""
-        return self._epochs.get(holder, 0)
+        return self.journal.epoch(holder)
 
-    def grant(self, bits: Bits, sequence: int) -> Statement:
-        """Put an allowance into the jar."""
+    def grant(self, bits: Bits, sequence: int, *, account: str = MAIN) -> Statement:
+        """Put an allowance into an account."""
         bits, sequence = _whole("a grant", bits), _whole("a sequence", sequence)
-        if self._statement.granted + bits >= MOST_BITS:
-            raise BudgetError(f"a grant of {bits} bits would bring the jar to 2^62 bits or more; grant less")
         with self.round():
-            if self.journal.add_allowance("grant", sequence, bits, bits) is None:
-                self._move(granted=bits)
-            return self._statement
+            if self._now(account).granted + bits >= MOST_BITS:
+                raise BudgetError(f"a grant of {bits} bits would bring the jar to 2^62 bits or more; grant less")
+            self.journal.add_allowance("grant", sequence, bits, bits, account)
+            return self._now(account)
 
-    def withdraw(self, bits: Bits, sequence: int) -> Bits:
+    def withdraw(self, bits: Bits, sequence: int, *, account: str = MAIN) -> Bits:
         """Let an allowance expire: take `bits` out of the jar, at most what is available; gives what was taken."""
         bits, sequence = _whole("a withdrawal", bits), _whole("a sequence", sequence)
         with self.round():
-            taken = min(bits, self._statement.available)
-            recorded = self.journal.add_allowance("withdrawal", sequence, bits, taken)
-            if recorded is not None:
-                return recorded
-            self._move(granted=-taken)
-            return taken
+            taken = min(bits, self._now(account).available)
+            recorded = self.journal.add_allowance("withdrawal", sequence, bits, taken, account)
+            return taken if recorded is None else recorded
 
-    def lease(self, holder: str, bits: Bits, sequence: int, *, epoch: int | None = None) -> Lease:
+    def lease(
+        self,
+        holder: str,
+        bits: Bits,
+        sequence: int,
+        *,
+        epoch: int | None = None,
+        account: str = MAIN,
+        seconds: float | None = None,
+    ) -> Lease:
         """Set bits aside for `holder`, before it sends.
 
         Args:
             holder: The host that is to send.
-            bits: The most it may spend under this lease.
-            sequence: Counted up by the caller for each holder.
+            bits: The most it may spend under this lease, in units of the account.
+            sequence: Counted up by the caller for each holder and account.
             epoch: That of the holder as the caller knows it; left out, the current one.
+            account: The jar to take from.
+            seconds: How long the holder has to settle or release before `expire` takes all of it as spent; None: until
+                it is fenced. A retry leaves the first deadline as it is.
 
         Raises:
-            OverBudget: More than available, under a capped budget.
+            OverBudget: More than available, in a capped account.
             LeaseError: The key was leased with other bits before, or `holder` was fenced and `epoch` is over.
         """
         bits, sequence = _whole("a lease", bits), _whole("a sequence", sequence)
         with self.round():
+            now = self._now(account)
             current = self.epoch(holder)
             key = (holder, current if epoch is None else _whole("an epoch", epoch), sequence)
-            now = self._statement
-            minted = 0 if self._is_capped else max(0, bits - now.available)
-            fits = bits <= now.available + minted and now.granted + minted < MOST_BITS
-            known = self._open.get(key)
-            if known is None and fits and key[1] == current:
-                new = self.journal.add_lease(key, bits, minted)
-                if new is not None:
-                    self._open[key] = new
-                    self._move(granted=minted, leased=bits)
-                    return new
+            known = self.journal.open_lease(account, key)
             if known is None:
-                record = self.journal.lease(key)
-                if record is None:
-                    self._check_epoch(holder, key[1])
-                    raise OverBudget(
-                        f"{holder} asked for {bits} bits in its lease {sequence}, {now.available} are left; {_ADVICE}"
-                    )
-                known = record.lease
+                minted = 0 if self._is_capped(account) else max(0, bits - now.available)
+                fits = bits <= now.available + minted and now.granted + minted < MOST_BITS
+                if fits and key[1] == current and not self.journal.is_carried(account, key):
+                    new = self.journal.add_lease(key, bits, minted, account, self._deadline(seconds))
+                    if new is not None:
+                        return new
+                known = self._recorded(account, key, bits, now.available).lease
             if known.bits != bits:
                 raise LeaseError(
-                    f"{_named(key)} was for {known.bits} bits, now it is to be for {bits}; "
+                    f"{_named(key, account)} was for {known.bits} {self._unit(account)}, now it is to be for {bits}; "
                     f"count the sequence up for each new lease"
                 )
             return known
 
     def settle(self, lease: Lease, entries: Iterable[Entry]) -> Statement:
-        """Close a lease at what was really sent; the rest of it returns to the jar.
+        """Close a lease of the main account at what was really sent; the rest of it returns to the jar.
 
         Raises:
             LeaseError: The entries are not of this lease; or it was closed in another way before; or they cost more
                 than it holds, and then the whole lease counts as spent and the entries are not booked.
         """
+        if lease.account != MAIN:
+            raise LeaseError(
+                f"{_named(lease.key, lease.account)} takes no entries; settle it with ledger.settle_at(lease, amount)"
+            )
         rows = list(entries)
         if not _are_sound(rows, lease):
             rows = [_checked_entry(entry, lease) for entry in rows]
         if len({(row.sender, row.receivers) for row in rows}) != len(rows):
             raise LeaseError(f"{_named(lease.key)} has two entries of one sender to the same receivers; add them up")
-        bits = sum(row.bits for row in rows)
-        with self.round():
-            if not self._is_open(lease):
-                self._check_same_ending(lease, rows)
-                return self._statement
-            if bits <= lease.bits:
-                self.journal.add_entries(rows)
-                self._end(lease, "settled", bits, n_entries=len(rows))
-            else:
-                self._end(lease, "overspent", lease.bits)
-        if bits > lease.bits:
-            raise LeaseError(
-                f"{_named(lease.key)} holds {lease.bits} bits, but {bits} were sent, so all of it counts as spent; "
-                f"lease the largest size that a frame can have before sending it"
-            )
-        return self._statement
+        return self._settle(lease, sum(row.bits for row in rows), rows)
+
+    def settle_at(self, lease: Lease, amount: int) -> Statement:
+        """Close a lease of any other account at what was really used; the rest of it returns to the jar.
+
+        Raises:
+            LeaseError: It was closed in another way before; or more was used than it holds, and then the whole lease
+                counts as spent.
+        """
+        if lease.account == MAIN:
+            raise LeaseError(f"{_named(lease.key)} is settled with its entries; use ledger.settle(lease, entries)")
+        return self._settle(lease, _whole("an amount", amount), [])
 
     def release(self, lease: Lease) -> Statement:
         """Close a lease of which nothing was sent."""
         with self.round():
             if self._is_open(lease):
-                self._end(lease, "released", 0)
+                self.journal.end_lease(lease, "released", 0)
             else:
-                self._check_same_ending(lease, None)
-            return self._statement
+                record = self._record_of(lease)
+                if record.state == "expired":
+                    self._check_epoch(lease.holder, lease.epoch)
+                    self.journal.end_lease(lease, "released", 0)
+                elif record.state != "released":
+                    raise _closed(record)
+            return self._now(lease.account)
 
     def fence(self, holder: str, *, epoch: int | None = None) -> int:
-        """Shut out a dead holder: what it still leased counts as spent, and nothing new is taken under its epoch.
+        """Shut out a dead holder: what it still leased, in all accounts, counts as spent, and nothing new is taken under
+        its epoch.
 
         Gives the epoch under which its successor continues. With `epoch`, a retry for one that is over changes nothing.
         """
@@ -190,11 +240,26 @@ class Ledger:
                 raise LeaseError(
                     f"{holder} is in epoch {current}, so epoch {epoch} cannot be fenced; use ledger.epoch()"
                 )
-            for lease in [lease for lease in self._open.values() if lease.holder == holder]:
-                self._end(lease, "fenced", lease.bits)
+            for lease in self.journal.held():
+                if lease.holder == holder:
+                    self.journal.end_lease(lease, "fenced", lease.bits)
             self.journal.add_fence(holder, current + 1)
-            self._epochs[holder] = current + 1
             return current + 1
+
+    def expire(self) -> list[Lease]:
+        """End the leases whose deadline has passed, and give them: all that they hold counts as spent.
+
+        A holder that was only slow may still settle or release such a lease, once, and gets back what it did not use;
+        one that was fenced meanwhile may not.
+        """
+        with self.round():
+            now = self._clock()
+            over = [
+                lease for lease in self.journal.held() if lease.deadline is not None and lease.deadline <= 1000 * now
+            ]
+            for lease in over:
+                self.journal.end_lease(lease, "expired", lease.bits)
+            return over
 
     def receive(self, receipts: Iterable[Receipt]) -> None:
         """Book what receiving hosts heard, for the audit; it moves no bits.
@@ -212,51 +277,123 @@ class Ledger:
                     self._check_epoch(*row[:2])
             self.journal.add_receipts(rows)
 
-    def note_dropped(self, n_messages: int, bits: Bits, sequence: int) -> Statement:
-        """Count messages that were not sent for want of bits, and what they would have cost."""
-        n_messages, bits = _whole("a count of messages", n_messages), _whole("a drop", bits)
-        with self.round():
-            if self.journal.add_drop(_whole("a sequence", sequence), n_messages, bits):
-                now = self._statement
-                self._statement = now._replace(
-                    dropped_messages=now.dropped_messages + n_messages, dropped_bits=now.dropped_bits + bits
-                )
-            return self._statement
+    def note(self, kind: Kind, n_messages: int, bits: Bits, sequence: int) -> Statement:
+        """Count messages that were "dropped", "degraded" or "deferred" for want of budget.
 
-    def _move(self, granted: int = 0, spent: int = 0, leased: int = 0, n_entries: int = 0) -> None:
-        now = self._statement
-        self._statement = Statement(
-            granted=now.granted + granted,
-            spent=now.spent + spent,
-            leased=now.leased + leased,
-            available=now.available + granted - spent - leased,
-            dropped_messages=now.dropped_messages,
-            dropped_bits=now.dropped_bits,
-            n_entries=now.n_entries + n_entries,
+        Args:
+            kind: what befell them.
+            n_messages: how many.
+            bits: what they would have cost as they were meant, less what they did cost.
+            sequence: counted up by the caller for each kind.
+        """
+        if kind not in KINDS:
+            raise BudgetError(f"a note of the kind {kind!r} is unknown; there are {', '.join(KINDS)}")
+        n_messages, bits = _whole("a count of messages", n_messages), _whole("a note", bits)
+        sequence = _whole("a sequence", sequence)
+        with self.round():
+            self.journal.add_note(kind, sequence, n_messages, bits)
+            return self._now(MAIN)
+
+    def note_price(self, account: str, price: float, sequence: int) -> None:
+        """Note what a unit of an account costs from this round on, in reward per unit."""
+        if not (math.isfinite(price) and price >= 0):
+            raise BudgetError(
+                f"a price of {price} per unit of {account!r} makes no sense; it is a number of at least 0"
+            )
+        sequence = _whole("a sequence", sequence)
+        with self.round():
+            self._terms(account)
+            self.journal.add_price(account, sequence, float(price))
+
+    def price(self, account: str = MAIN) -> float | None:
+        """Give the price noted last, for a warm start; None if there is none yet."""
+        self._terms(account)
+        return self.journal.last_price(account)
+
+    def _now(self, account: str) -> Statement:
+        try:
+            return self.journal.now(account)
+        except KeyError:
+            raise _unknown(account) from None
+
+    def _settle(self, lease: Lease, amount: int, rows: list[Entry]) -> Statement:
+        with self.round():
+            is_late = False
+            if not self._is_open(lease):
+                record = self._record_of(lease)
+                if record.state != "expired":
+                    self._check_same_settlement(record, amount, rows)
+                    return self._now(lease.account)
+                self._check_epoch(lease.holder, lease.epoch)
+                is_late = True
+            if amount <= lease.bits:
+                if rows:
+                    self.journal.add_entries(rows)
+                self.journal.end_lease(lease, "late" if is_late else "settled", amount)
+            else:
+                self.journal.end_lease(lease, "overspent", lease.bits)
+        if amount > lease.bits:
+            raise LeaseError(
+                f"{_named(lease.key, lease.account)} holds {lease.bits} {self._unit(lease.account)}, but {amount} were "
+                f"sent, so all of it counts as spent; lease the largest size that a frame can have before sending it"
+            )
+        return self._now(lease.account)
+
+    def _recorded(self, account: str, key: Key, bits: Bits, available: Bits) -> LeaseRecord:
+        """The closed lease with this key; raises why there is none, nor can be."""
+        record = self.journal.lease(key, account)
+        if record is not None:
+            return record
+        self._check_epoch(key[0], key[1])
+        if self.journal.is_carried(account, key):
+            raise _compacted(account, key)
+        raise OverBudget(
+            f"{key[0]} asked for {bits} {self._unit(account)} in its lease {key[2]}, {available} are left"
+            + (f"; {_ADVICE}" if account == MAIN else f" of {account!r}; raise that budget, or send less")
         )
 
-    def _end(self, lease: Lease, state: State, spent: Bits, n_entries: int = 0) -> None:
-        self.journal.end_lease(lease, state, spent)
-        del self._open[lease.key]
-        self._move(spent=spent, leased=-lease.bits, n_entries=n_entries)
+    def _record_of(self, lease: Lease) -> LeaseRecord:
+        """The record of a lease that is not open; raises if there is none."""
+        record = self.journal.lease(lease.key, lease.account)
+        if record is None and self.journal.is_carried(lease.account, lease.key):
+            raise _compacted(lease.account, lease.key)
+        if record is None or record.lease.bits != lease.bits:
+            raise LeaseError(
+                f"{_named(lease.key, lease.account)} for {lease.bits} {self._unit(lease.account)} was never given; "
+                f"lease before you settle"
+            )
+        return record
+
+    def _check_same_settlement(self, record: LeaseRecord, amount: int, rows: list[Entry]) -> None:
+        """Pass if this lease was settled like that before."""
+        is_same = record.state in {"settled", "late"} and record.spent == amount
+        if is_same and record.lease.account == MAIN:
+            is_same = sorted(rows) == sorted(self.journal.entries(record.lease.key))
+        if not is_same:
+            raise _closed(record)
 
     def _is_open(self, lease: Lease) -> bool:
-        known = self._open.get(lease.key)
+        known = self.journal.open_lease(lease.account, lease.key)
         return known is not None and known.bits == lease.bits
 
-    def _check_same_ending(self, lease: Lease, rows: list[Entry] | None) -> None:
-        """Pass if this lease was settled with these rows before, or released if they are None."""
-        record = self.journal.lease(lease.key)
-        if record is None or record.lease.bits != lease.bits:
-            raise LeaseError(f"{_named(lease.key)} for {lease.bits} bits was never given; lease before you settle")
-        if record.state == "released" and rows is None:
-            return
-        if record.state == "settled" and rows is not None and sorted(rows) == sorted(self.journal.entries(lease.key)):
-            return
-        raise LeaseError(
-            f"{_named(lease.key)} is already {record.state} at {record.spent} bits; a lease is closed once, "
-            f"and a retry must repeat the first report exactly"
-        )
+    def _is_capped(self, account: str) -> bool:
+        return self._terms(account).amount is not None
+
+    def _terms(self, account: str) -> Terms:
+        terms = self.journal.terms_of(account)
+        if terms is None:
+            raise _unknown(account)
+        return terms
+
+    def _unit(self, account: str) -> str:
+        return _UNITS[self._terms(account).currency]
+
+    def _deadline(self, seconds: float | None) -> int | None:
+        if seconds is None:
+            return None
+        if not (math.isfinite(seconds) and seconds >= 0):
+            raise BudgetError(f"a lease for {seconds} seconds makes no sense; give a number of at least 0, or None")
+        return round(1000 * (self._clock() + seconds))
 
     def _check_epoch(self, holder: str, epoch: int) -> None:
         if epoch != self.epoch(holder):
@@ -265,13 +402,52 @@ class Ledger:
                 f"stop that process: another one has taken its place, or it skipped a fence"
             )
 
-    def _snapshot(self) -> Callable[[], None]:
-        statement, open_leases, epochs = self._statement, dict(self._open), dict(self._epochs)
 
-        def restore() -> None:
-            self._statement, self._open, self._epochs = statement, open_leases, epochs
+def _closed(record: LeaseRecord) -> LeaseError:
+    lease = record.lease
+    unit = "bits" if lease.account == MAIN else "units"
+    return LeaseError(
+        f"{_named(lease.key, lease.account)} is already {record.state} at {record.spent} {unit}; a lease is closed once, "
+        f"and a retry must repeat the first report exactly"
+    )
 
-        return restore
+
+def _compacted(account: str, key: Key) -> LeaseError:
+    return LeaseError(
+        f"{_named(key, account)} is among what was compacted, so a retry of it cannot be told from a new lease; count the "
+        f"sequence up for what is new, or resume from a checkpoint after the compaction"
+    )
+
+
+def _unknown(account: str) -> BudgetError:
+    return BudgetError(f"there is no account {account!r}; open it with ledger.open_account() first")
+
+
+def _checked_name(account: str) -> str:
+    if not (isinstance(account, str) and account):
+        raise BudgetError(f"an account of the name {account!r} cannot be found again; name it in words")
+    return account
+
+
+def _checked_terms(account: str, terms: Terms) -> Terms:
+    currency, per, amount, agents, edge = terms
+    if currency not in get_args(Currency):
+        raise BudgetError(f"{account!r} is to hold {currency!r}; an account holds {', '.join(get_args(Currency))}")
+    if per not in _PERS:
+        known = ", ".join(map(repr, _PERS))
+        raise BudgetError(f"{account!r} is to be granted per {per!r}; there are {known}")
+    if agents is not None and edge is not None:
+        raise BudgetError(f"{account!r} is to be for agents {agents} and for the edge {edge}; name one of the two")
+    if agents is not None and not agents:
+        raise BudgetError(f"{account!r} is to be for no agent at all; name some, or None for everybody")
+    sender, receiver = edge or (0, 0)
+    return Terms(
+        currency,
+        per,
+        None if amount is None else _whole("an allowance", amount),
+        None if agents is None else tuple(sorted({_whole("an agent", agent) for agent in agents})),
+        None if edge is None else (_whole("a sender", sender), _whole("a receiver", receiver)),
+    )
 
 
 def _whole(what: str, n: int) -> int:
@@ -339,6 +515,6 @@ def _checked_receipt(receipt: Receipt) -> Receipt:
     return Receipt(holder, *[_whole("a receipt's number", number) for number in numbers])
 
 
-def _named(key: Key) -> str:
+def _named(key: Key, account: str = MAIN) -> str:
     holder, epoch, sequence = key
-    return f"lease {sequence} of {holder} (epoch {epoch})"
+    return f"lease {sequence} of {holder} (epoch {epoch})" + ("" if account == MAIN else f" of {account!r}")

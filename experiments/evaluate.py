@@ -169,7 +169,7 @@ def _ledger_figures(statement: Statement) -> LedgerFigures:
         leased=statement.leased,
         available=statement.available,
         dropped=statement.dropped_messages,
-        degraded=0,
+        degraded=statement.degraded_messages,
     )
 
 

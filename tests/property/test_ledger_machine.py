@@ -154,9 +154,9 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(n=st.integers(0, 3), bits=few_bits, sequence=sequences)
     def note_dropped(self, n, bits, sequence):
         if self.dropped.setdefault(sequence, (n, bits)) == (n, bits):
-            self.ledger.note_dropped(n, bits, sequence)
+            self.ledger.note("dropped", n, bits, sequence)
         else:
-            with_error(JournalError, self.ledger.note_dropped, n, bits, sequence)
+            with_error(JournalError, self.ledger.note, "dropped", n, bits, sequence)
 
     @rule(holder=holders, bits=few_bits, before_commit=st.booleans(), is_killed=st.booleans())
     def crash_in_a_round(self, holder, bits, before_commit, is_killed):

@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("commlib", "codecs", "agents", "experiments")
 LOWER = frozenset(
     {
-        "units", "errors", "message", "frame", "budget", "ledger", "journal", "audit", "purse",
-        "price", "bill", "config", "records", "plugins",
+        "units", "errors", "message", "frame", "budget", "ledger", "journal", "schema", "audit", "compact", "export",
+        "purse", "price", "bill", "config", "records", "plugins",
     }
 )  # fmt: skip
 RAY_FILE = "agents/ray_runtime.py"

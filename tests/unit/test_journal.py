@@ -3,8 +3,8 @@ import sqlite3
 
 import pytest
 
-from commlib.errors import JournalError
-from commlib.journal import Entry, Journal, Receipt
+from commlib.errors import JournalError, OverBudget
+from commlib.journal import SCHEMA_VERSION, Entry, Journal, Price, Receipt, Statement, Terms
 from commlib.ledger import Ledger
 
 
@@ -154,13 +154,42 @@ def test_an_interrupt_just_after_the_commit_leaves_memory_as_the_disk(path):
         assert ledger.statement().granted == 5
 
 
-def test_a_second_writer_is_noticed(path):
-    with Ledger(Journal(path)) as first:
-        play(first)
-        with Ledger(Journal(path)) as second:
-            second.grant(1, 50)
-        with pytest.raises(JournalError, match="another process has written"):
-            first.grant(1, 51)
+def test_two_writers_begin_each_round_with_what_the_other_wrote(path):
+    with Ledger(Journal(path)) as first, Ledger(Journal(path)) as second:
+        first.grant(100, 0)
+        lease = second.lease("a", 70, 0)
+        assert first.statement() == second.statement() == Statement(100, 0, 70, 30)
+        with pytest.raises(OverBudget, match="30 are left"):
+            first.lease("b", 31, 0)
+        first.settle(lease, [Entry(0, 0, 0, 0, (1,), 1, 50, 20, "a")])
+        assert second.lease("b", 50, 0).bits == 50
+        assert second.fence("b") == 1 == first.epoch("b")
+        first.open_account("messages", Terms("messages", "step", 5))
+        assert second.grant(5, 0, account="messages").available == 5
+        for ledger in (first, second):
+            assert ledger.statement() == ledger.journal.statement() == Statement(100, 100, 0, 0, 0, 0, 1)
+            assert ledger.journal.open_leases() == ledger.journal.held() == []
+
+
+def test_the_same_run_played_twice_into_one_file_books_nothing_twice(path):
+    with Ledger(Journal(path)) as first, Ledger(Journal(path)) as second:
+        play(first, 2)
+        play(second, 3)
+        play(first, 3)
+        with Ledger() as alone:
+            play(alone, 3)
+            assert first.journal.digest() == second.journal.digest() == alone.journal.digest()
+        with pytest.raises(JournalError, match="a row never changes"):
+            second.grant(101, 2)
+
+
+def test_two_ledgers_of_one_journal_see_one_jar(path):
+    with Journal(path) as journal:
+        first, second = Ledger(journal), Ledger(journal)
+        first.grant(10, 0)
+        lease = second.lease("a", 10, 0)
+        first.release(lease)
+        assert first.statement() == second.statement() == journal.statement() == Statement(10, 0, 0, 10)
 
 
 def test_a_reader_sees_a_running_journal_changes_nothing_and_does_not_disturb(path):
@@ -211,11 +240,22 @@ def test_another_database_or_schema_is_refused(path):
     newer = path.with_name("newer.sqlite")
     Journal(newer).close()
     connection = sqlite3.connect(newer)
-    connection.execute("UPDATE schema_version SET version = 2")
+    connection.execute(f"UPDATE schema_version SET version = {SCHEMA_VERSION + 1}")
     connection.commit()
     connection.close()
-    with pytest.raises(JournalError, match="has schema 2, this commlib reads schema 1"):
-        Journal(newer)
+    for open_it in (Journal, Journal.reader):
+        with pytest.raises(JournalError, match=f"has schema {SCHEMA_VERSION + 1}, this commlib reads schemas 1 to"):
+            open_it(newer)
+
+
+def test_a_database_that_is_not_ours_stays_as_it_is(path):
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE cats (name TEXT)")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(JournalError, match="is not a journal of commlib"):
+        Journal(path)
+    assert path.read_bytes() == before
 
 
 def test_a_forgotten_journal_frees_its_file_without_a_warning(path):
@@ -240,3 +280,38 @@ def test_many_receipts_at_once_are_the_rows_of_as_many_calls(n):
         other = [*receipts[:which], receipts[which]._replace(bits=10**6), *receipts[which + 1 :]]
         with pytest.raises(JournalError, match="a row never changes"):
             at_once.add_receipts(other)
+
+
+def test_prices_are_noted_once_and_the_last_one_is_for_a_warm_start(path):
+    with Ledger(Journal(path)) as ledger:
+        assert ledger.price() is None
+        for _ in range(2):
+            ledger.note_price("bits", 0.1 + 0.2, 3)
+            ledger.note_price("bits", 0.5, 12)
+        with pytest.raises(JournalError, match="a row never changes"):
+            ledger.note_price("bits", 0.4, 12)
+    with Ledger(Journal(path)) as ledger:
+        assert ledger.price() == 0.5
+        assert list(ledger.journal.prices()) == [Price("bits", 3, 0.1 + 0.2), Price("bits", 12, 0.5)]
+        assert list(ledger.journal.prices("other")) == []
+
+
+def test_accounts_notes_and_prices_change_the_digest_but_deadlines_do_not():
+    def digest(*calls):
+        with Ledger(clock=lambda: 50.0) as ledger:
+            ledger.grant(10, 0)
+            for call in calls:
+                call(ledger)
+            return ledger.journal.digest()
+
+    terms = Terms("messages", "step", 3)
+    digests = [
+        digest(),
+        digest(lambda ledger: ledger.open_account("m", terms)),
+        digest(lambda ledger: ledger.open_account("m", terms), lambda ledger: ledger.grant(1, 0, account="m")),
+        digest(lambda ledger: ledger.note_price("bits", 1, 0)),
+        *(digest(lambda ledger, kind=kind: ledger.note(kind, 1, 1, 0)) for kind in ("dropped", "degraded", "deferred")),
+        digest(lambda ledger: ledger.lease("a", 5, 0)),
+    ]
+    assert len(set(digests)) == len(digests)
+    assert digest(lambda ledger: ledger.lease("a", 5, 0, seconds=9)) == digests[-1]

@@ -17,7 +17,7 @@ from commlib.codecs.prior import Prior, to_integers, uniform_prior
 from commlib.codecs.vq import VQCodec
 from commlib.errors import CodecError, CommlibError, LeaseError, OverBudget
 from commlib.experiments.world_guide import Guide
-from commlib.ledger import Ledger
+from commlib.ledger import MAIN, Ledger
 from commlib.message import Edge
 from commlib.testing import ConformanceError, check_agent, check_codec, check_ledger, check_topology, check_world
 from commlib.topology import CommFormerTopology, make_topology
@@ -409,8 +409,8 @@ class Misstates(Ledger):
     def misstate(self, now):
         return now
 
-    def statement(self):
-        return self.misstate(super().statement())
+    def statement(self, account=MAIN):
+        return self.misstate(super().statement(account))
 
 
 class LosesBits(Misstates):
@@ -436,9 +436,9 @@ class Forgets(Misstates):
 class GrantsAgain(Ledger):
     n_calls = 0
 
-    def grant(self, bits, sequence):
+    def grant(self, bits, sequence, *, account=MAIN):
         self.n_calls += 1
-        return super().grant(bits, self.n_calls)
+        return super().grant(bits, self.n_calls, account=account)
 
 
 class NoClamp(Ledger):
@@ -479,14 +479,14 @@ class ReleasesAnything(Ledger):
 
 
 class TakesAll(Ledger):
-    def withdraw(self, bits, sequence):
-        super().withdraw(bits, sequence)
+    def withdraw(self, bits, sequence, *, account=MAIN):
+        super().withdraw(bits, sequence, account=account)
         return bits
 
 
 class NoFence(Ledger):
-    def lease(self, holder, bits, sequence, *, epoch=None):
-        return super().lease(holder, bits, sequence)
+    def lease(self, holder, bits, sequence, *, epoch=None, account=MAIN, seconds=None):
+        return super().lease(holder, bits, sequence, account=account, seconds=seconds)
 
 
 class SameEpoch(Ledger):
@@ -495,10 +495,10 @@ class SameEpoch(Ledger):
 
 
 class Stingy(Ledger):
-    def lease(self, holder, bits, sequence, *, epoch=None):
+    def lease(self, holder, bits, sequence, *, epoch=None, account=MAIN, seconds=None):
         if bits == 3:
             raise OverBudget("no")
-        return super().lease(holder, bits, sequence, epoch=epoch)
+        return super().lease(holder, bits, sequence, epoch=epoch, account=account, seconds=seconds)
 
 
 @pytest.mark.parametrize(
