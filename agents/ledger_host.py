@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol, cast
 
 from commlib.budget import Budget
 from commlib.errors import HostError
-from commlib.journal import Entry, Journal, Lease, Receipt, Statement
+from commlib.journal import MAIN, Entry, Journal, Lease, Receipt, Statement, Terms
 from commlib.ledger import Ledger
 from commlib.units import Bits
 
@@ -79,13 +79,13 @@ class RemoteLedger:
         self._clock = clock
         self._pause = pause
 
-    def grant(self, bits: Bits, sequence: int) -> Statement:
+    def grant(self, bits: Bits, sequence: int, *, account: str = MAIN) -> Statement:
         """As `Ledger.grant`."""
-        return cast("Statement", self._call("grant", bits, sequence))
+        return cast("Statement", self._call("grant", bits, sequence, account=account))
 
-    def withdraw(self, bits: Bits, sequence: int) -> Bits:
+    def withdraw(self, bits: Bits, sequence: int, *, account: str = MAIN) -> Bits:
         """As `Ledger.withdraw`."""
-        return cast("Bits", self._call("withdraw", bits, sequence))
+        return cast("Bits", self._call("withdraw", bits, sequence, account=account))
 
     def epoch(self, holder: str) -> int:
         """As `Ledger.epoch`."""
@@ -95,25 +95,46 @@ class RemoteLedger:
         """As `Ledger.fence`; when an answer was lost, without `epoch`, the epoch may go up by more than one."""
         return cast("int", self._call("fence", holder, epoch=epoch))
 
-    def lease(self, holder: str, bits: Bits, sequence: int, *, epoch: int | None = None) -> Lease:
+    def lease(
+        self,
+        holder: str,
+        bits: Bits,
+        sequence: int,
+        *,
+        epoch: int | None = None,
+        account: str = MAIN,
+        seconds: float | None = None,
+    ) -> Lease:
         """As `Ledger.lease`."""
-        return cast("Lease", self._call("lease", holder, bits, sequence, epoch=epoch))
+        return cast("Lease", self._call("lease", holder, bits, sequence, epoch=epoch, account=account, seconds=seconds))
 
     def settle(self, lease: Lease, entries: Iterable[Entry]) -> Statement:
         """As `Ledger.settle`."""
         return cast("Statement", self._call("settle", lease, list(entries)))
 
+    def settle_at(self, lease: Lease, amount: int) -> Statement:
+        """As `Ledger.settle_at`."""
+        return cast("Statement", self._call("settle_at", lease, amount))
+
     def release(self, lease: Lease) -> Statement:
         """As `Ledger.release`."""
         return cast("Statement", self._call("release", lease))
+
+    def expire(self) -> list[Lease]:
+        """As `Ledger.expire`; when an answer was lost, those that it named are not named again."""
+        return cast("list[Lease]", self._call("expire"))
 
     def receive(self, receipts: Iterable[Receipt]) -> None:
         """As `Ledger.receive`."""
         self._call("receive", list(receipts))
 
-    def statement(self) -> Statement:
+    def statement(self, account: str = MAIN) -> Statement:
         """As `Ledger.statement`."""
-        return cast("Statement", self._call("statement"))
+        return cast("Statement", self._call("statement", account))
+
+    def accounts(self) -> dict[str, Terms]:
+        """As `Ledger.accounts`."""
+        return cast("dict[str, Terms]", self._call("accounts"))
 
     def _call(self, method: str, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
         give_up_at = self._clock() + self._patience_seconds

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Final, NamedTuple, Protocol
 
 from commlib.errors import BudgetError, LeaseError, OverBudget
-from commlib.journal import Entry, Lease, Receipt, Statement
+from commlib.journal import MAIN, Entry, Lease, Receipt, Statement, Terms
 from commlib.units import MOST_BITS, Bits
 
 __all__ = ["Lender", "Listener", "Purse", "Tally"]
@@ -38,7 +38,9 @@ class Lender(Protocol):
         """Shut out whoever spent under this name before; gives the epoch that follows."""
         ...
 
-    def lease(self, holder: str, bits: Bits, sequence: int, *, epoch: int | None = None) -> Lease:
+    def lease(
+        self, holder: str, bits: Bits, sequence: int, *, epoch: int | None = None, seconds: float | None = None
+    ) -> Lease:
         """Set bits aside; the same call again gives the same lease."""
         ...
 
@@ -53,6 +55,17 @@ class Lender(Protocol):
     def statement(self) -> Statement:
         """Give the sums of this moment."""
         ...
+
+    def accounts(self) -> dict[str, Terms]:
+        """Give the accounts; the main one tells whether there is a cap at all."""
+        ...
+
+
+class _Asking(NamedTuple):
+    """A lease that was asked for: kept until the ledger has answered, and asked for again in the same words."""
+
+    bits: Bits
+    at: float
 
 
 class _Closing(NamedTuple):
@@ -86,6 +99,7 @@ class Purse:
         *,
         settle_seconds: float = SETTLE_SECONDS,
         most_share: float = MOST_SHARE,
+        lease_seconds: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Open the purse of `holder`.
@@ -95,6 +109,7 @@ class Purse:
             holder: A name that no other purse in use has.
             settle_seconds: Lease about as much as was spent in such a time lately, and settle when it is over.
             most_share: The share of what is available that all purses together may have leased.
+            lease_seconds: How long the ledger holds a lease before it may expire; None: until this holder is fenced.
             clock: Seconds that only go up.
         """
         self.holder = holder
@@ -102,14 +117,14 @@ class Purse:
         self._lender = lender
         self._settle_seconds = settle_seconds
         self._most_share = most_share
+        self._lease_seconds = lease_seconds
         self._clock = clock
         self._lock = threading.Lock()
+        self._is_capped = lender.accounts()[MAIN].amount is not None
         self._statement = lender.statement()
         self._lease: Lease | None = None
         self._closing: _Closing | None = None
-        self._asked: Bits | None = (
-            None  # of a lease whose answer has not come: it is asked for again, in the same words
-        )
+        self._asking: _Asking | None = None
         self._sequence = 0
         self._round = 0
         self._left: Bits = 0
@@ -185,18 +200,18 @@ class Purse:
     def _make_room(self, bits: Bits) -> None:
         self._put_away(refused=bits)
         self._report()
-        lease = self._lease_for(bits)
-        self._lease, self._left = lease, lease.bits
-        self._round = lease.epoch * _ROUNDS_OF_AN_EPOCH + lease.sequence
+        self._lease, expires_at = self._lease_for(bits)
+        self._left = self._lease.bits
+        self._round = self._lease.epoch * _ROUNDS_OF_AN_EPOCH + self._lease.sequence
         self._opened_at = self._clock()
-        self._until = self._opened_at + self._settle_seconds
+        self._until = min(self._opened_at + self._settle_seconds, expires_at)
 
     def _settle(self) -> Statement:
         self._put_away()
         self._report()
-        if self._asked is not None:  # the ledger may have given a lease of which we never heard
+        if self._asking is not None:  # the ledger may have given a lease of which we never heard
             with suppress(OverBudget):
-                self._give_back(self._ask(self._asked))
+                self._give_back(self._ask(self._asking)[0])
         return self._statement
 
     def _put_away(self, refused: Bits = 0) -> None:
@@ -235,31 +250,37 @@ class Purse:
             raise
         self._closing = None
 
-    def _lease_for(self, bits: Bits) -> Lease:
-        """Lease at least so many bits: what the demand is, or else exactly these, or else the budget is out."""
-        if self._asked is not None:
+    def _lease_for(self, bits: Bits) -> tuple[Lease, float]:
+        """Lease at least so many bits: what the demand is, or else exactly these, or else the budget is out.
+
+        Gives also when the lease expires, by our clock.
+        """
+        if self._asking is not None:
             with suppress(OverBudget):
-                lease = self._ask(self._asked)
-                if lease.bits >= bits:
-                    return lease
+                lease, expires_at = self._ask(self._asking)
+                if lease.bits >= bits and self._clock() < expires_at:
+                    return lease, expires_at
                 self._give_back(lease)
         size = self._size(bits)
         if size > bits:
             with suppress(OverBudget):
-                return self._ask(size)
-        return self._ask(bits)
+                return self._ask(_Asking(size, self._clock()))
+        return self._ask(_Asking(bits, self._clock()))
 
-    def _ask(self, size: Bits) -> Lease:
-        self._asked = size
+    def _ask(self, asking: _Asking) -> tuple[Lease, float]:
+        self._asking = asking
         try:
-            lease = self._lender.lease(self.holder, size, self._sequence, epoch=self.epoch)
+            lease = self._lender.lease(
+                self.holder, asking.bits, self._sequence, epoch=self.epoch, seconds=self._lease_seconds
+            )
         except BudgetError as error:  # an answer; any other error leaves open whether the lease was given
-            self._asked = None
+            self._asking = None
             self._shut = error if isinstance(error, LeaseError) else None
             raise
-        self._asked = None
+        self._asking = None
         self._sequence += 1
-        return lease
+        # The ledger counts from when it gave the lease, which was after we asked: so we stop before it does.
+        return lease, float("inf") if self._lease_seconds is None else asking.at + self._lease_seconds
 
     def _give_back(self, lease: Lease) -> None:
         self._closing = _Closing(lease, [])
@@ -271,6 +292,8 @@ class Purse:
         Half of what the others leave of that, as switches divide a buffer among ports that they cannot (dynamic
         thresholds, Choudhury and Hahne 1998): equal shares for all, however many they are.
         """
+        if not self._is_capped:
+            return max(bits, int(self._demand))
         now = self._statement
         most = (self._most_share * now.available - now.leased) / 2
         return max(bits, int(min(self._demand, most)))

@@ -39,7 +39,7 @@ def never(seconds):
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_whatever_call_the_process_dies_at_the_books_are_the_same(tmp_path, when):
-    for nth in range(1, 14):
+    for nth in range(1, 15):
         path = tmp_path / f"{nth}.sqlite"
         process = Mortal(path, {nth: when})
         pauses = []

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from commlib.audit import audit
+from commlib.budget import Budget
 from commlib.errors import BudgetError, HostError, JournalError, LeaseError, OverBudget
 from commlib.ledger import Ledger
 from commlib.purse import Purse, Tally
@@ -91,7 +92,7 @@ def test_charges_are_summed_by_edge_and_booked_once(purse, ledger, clock):
     assert sum(row[2] for row in rows) == 6
 
 
-def test_a_lease_grows_with_demand_and_calls_become_rare(purse, line, clock):
+def test_a_lease_grows_with_demand_and_calls_become_rare(purse, line, ledger, clock):
     warm_up(purse, clock)
     line.names()
     for _ in range(1000):
@@ -101,7 +102,7 @@ def test_a_lease_grows_with_demand_and_calls_become_rare(purse, line, clock):
     for _ in range(10):
         purse.charge(0, (1,), 8)
         clock.now += 10.0
-    (lease,) = purse._lender.ledger._open.values()
+    (lease,) = ledger.journal.open_leases()
     assert lease.bits == 8, "who spends little leases little"
 
 
@@ -197,6 +198,49 @@ def test_a_lease_of_which_one_never_heard_is_used_if_it_is_large_enough(purse, l
     purse.charge(0, (1,), 8)
     assert line.names() == ["lease"]
     assert ledger.statement().leased == 50
+
+
+def test_a_lease_that_can_expire_is_not_spent_from_after_its_deadline(line, ledger, clock):
+    ledger._clock = clock
+    purse = Purse(line, "a", clock=clock, settle_seconds=60.0, lease_seconds=5.0)
+    purse._demand = 800.0
+    purse.charge(0, (1,), 8)
+    clock.now += 4.9
+    purse.charge(0, (1,), 8)
+    assert ledger.expire() == []
+    clock.now += 0.1
+    (expired,) = ledger.expire()
+    assert ledger.statement().spent == expired.bits == 800
+    purse.charge(0, (1,), 8)
+    assert ledger.statement().spent == 16, "settled late, the rest came back"
+    purse.close()
+    assert ledger.statement().spent == 24
+
+
+def test_a_lease_of_which_one_heard_only_after_its_deadline_is_given_back(line, ledger, clock):
+    ledger._clock = clock
+    purse = Purse(line, "a", clock=clock, settle_seconds=60.0, lease_seconds=5.0)
+    line.breaks["lease"] = "after"
+    with pytest.raises(HostError):
+        purse.charge(0, (1,), 50)
+    clock.now += 6
+    assert len(ledger.expire()) == 1
+    purse.charge(0, (1,), 8)
+    assert (ledger.statement().spent, ledger.statement().leased) == (0, 8)
+
+
+def test_without_a_cap_leases_follow_the_demand_alone(clock):
+    ledger = Ledger(budget=Budget(None))
+    line = Line(ledger)
+    purse = Purse(line, "a", clock=clock, settle_seconds=1.0)
+    warm_up(purse, clock)
+    line.names()
+    for _ in range(200):
+        purse.charge(0, (1,), 8)
+        clock.now += 0.01
+    assert len(line.names()) <= 8
+    purse.close()
+    assert ledger.statement().spent == 3200
 
 
 def test_a_full_jar_elsewhere_is_found_out_only_by_asking(ledger, clock):
