@@ -25,7 +25,9 @@ __all__ = ["Lender", "Listener", "Purse", "Tally"]
 SETTLE_SECONDS: Final = 0.02
 """How long a lease lasts at the speed of late: what a holder has in hand when it dies, and how old an unsettled charge gets."""
 MOST_SHARE: Final = 0.01
-"""All leases together take at most this share of what is available, so this much of a budget can strand at its end."""
+"""All leases together hold at most this share of a budget, so this much of it can strand at its end."""
+_LAST_SHARE: Final = 4
+"""... and at most a fourth of what is left, so that the last leases shrink to single charges."""
 _GROWTH: Final = 8
 _ROUNDS_OF_AN_EPOCH: Final = 2**32
 _NEVER: Final = float("-inf")
@@ -108,7 +110,7 @@ class Purse:
             lender: The ledger, or a way to it.
             holder: A name that no other purse in use has.
             settle_seconds: Lease about as much as was spent in such a time lately, and settle when it is over.
-            most_share: The share of what is available that all purses together may have leased.
+            most_share: The share of a budget that all purses together may have leased.
             lease_seconds: How long the ledger holds a lease before it may expire; None: until this holder is fenced.
             clock: Seconds that only go up.
         """
@@ -122,6 +124,7 @@ class Purse:
         self._lock = threading.Lock()
         self._is_capped = lender.accounts()[MAIN].amount is not None
         self._statement = lender.statement()
+        self._budget = self._statement.available + self._statement.leased
         self._lease: Lease | None = None
         self._closing: _Closing | None = None
         self._asking: _Asking | None = None
@@ -244,7 +247,7 @@ class Purse:
             return
         lease, entries = self._closing
         try:
-            self._statement = self._lender.settle(lease, entries) if entries else self._lender.release(lease)
+            self._heard(self._lender.settle(lease, entries) if entries else self._lender.release(lease))
         except LeaseError as error:
             self._shut = error
             raise
@@ -294,9 +297,16 @@ class Purse:
         """
         if not self._is_capped:
             return max(bits, int(self._demand))
-        now = self._statement
-        most = (self._most_share * now.available - now.leased) / 2
-        return max(bits, int(min(self._demand, most)))
+        now, budget = self._statement, self._budget
+        room = min(self._most_share * budget, now.available / _LAST_SHARE)
+        return max(bits, int(min(self._demand, (room - now.leased) / 2)))
+
+    def _heard(self, statement: Statement) -> None:
+        """Note the sums, and how large the budget was when its last allowance came, as far as we saw it."""
+        whole = statement.available + statement.leased
+        is_new = statement.granted != self._statement.granted
+        self._budget = whole if is_new else max(whole, self._budget)
+        self._statement = statement
 
 
 class Listener(Protocol):
