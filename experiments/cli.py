@@ -600,7 +600,8 @@ def _doctor(argv: list[str]) -> int:
 
 def _bench(argv: list[str]) -> int:
     parser = _Parser("commlib bench", description="Measure one thing on this machine, side by side with its rivals.")
-    parser.add_argument("name", metavar="NAME", help="codec, wire, shannon, collapse or scale")
+    parser.add_argument("name", metavar="NAME", help="codec, wire, shannon, collapse, scale, tiers or ledger")
+    parser.add_argument("--chaos", action="store_true", help="of the ledger: its hosts and its own process are killed")
     parser.add_argument("--plot", metavar="FILE.png", type=_png_file, help="draw the figure into this file")
     parser.add_argument("--quick", action="store_true", help="little of everything, in seconds: a try, no measurement")
     parser.add_argument("--seed", type=int, default=0)
@@ -608,13 +609,16 @@ def _bench(argv: list[str]) -> int:
     known = parser.parse_args(argv)
     from commlib.experiments import bench
 
-    bench.find(known.name)
+    if known.chaos and known.name != "ledger":
+        raise ConfigError(f"there is no chaos in the bench {known.name!r}; write commlib bench ledger --chaos")
+    name = "chaos" if known.chaos else known.name
+    bench.find(name)
     from commlib.experiments.evaluate import command_line
     from commlib.experiments.progress import make_display
 
     display = make_display(is_quiet=known.quiet)
     try:
-        outcome = bench.run_bench(known.name, known.seed, command_line(), display.say, quick=known.quick)
+        outcome = bench.run_bench(name, known.seed, command_line(), display.say, quick=known.quick)
     finally:
         display.close()
     _write_json(known.json, outcome.record)
@@ -697,7 +701,10 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "bill": ("what a communication cost: a run's, or what a paper states, on one axis", _bill),
     "journal": ("a run's books: what stands in them, export, compaction", _journal),
     "verify": ("check that hosts compute what the learner computes", _verify),
-    "bench": ("measure one thing, side by side with its rivals: codec, wire, shannon, collapse, scale, tiers", _bench),
+    "bench": (
+        "measure one thing, side by side with its rivals: codec, wire, shannon, collapse, scale, tiers, ledger",
+        _bench,
+    ),
     "list": ("worlds, codecs, topologies, methods or runs", _list),
     "doctor": ("check this machine, or your own agent, codec or world", _doctor),
 }
