@@ -486,11 +486,10 @@ def _calibrate(argv: list[str]) -> int:
             raise Usage(f"--most-distortion {known.most_distortion} must lie in 0..1; it is a share of the variance")
         made = compress_vectors(read_vectors(Path(known.source)), settings, config.seed, known.most_distortion)
     else:
-        from commlib.experiments.compose import complete
-        from commlib.experiments.worlds import make_world
+        from commlib.experiments.compose import complete, world_of
         from commlib.plugins import load_object
 
-        world = make_world(config.world, config.agents)
+        world = world_of(config)
         try:
             made = compress_agent(load_object(known.source), world, complete(config, world.spec))
         finally:
