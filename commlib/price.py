@@ -49,8 +49,9 @@ TOLERANCE: Final = 0.05
 FIRST_SCATTER: Final = 0.0125
 """Scatter of demand about the map that is assumed at first."""
 LEAST_RESERVE: Final = 0.01
-MOST_RESERVE: Final = 0.04
-"""The target lies two scatters below the allowance, but not by less or more than these shares of it."""
+MOST_RESERVE: Final = 0.025
+"""The target lies two scatters below the allowance, but not by less or more than these shares of it: the cap cuts off what
+scatters beyond it, and the further below the target lies, the more is left unspent for nothing."""
 MOST_DOUBLINGS: Final = 5
 """A step in the same direction again is twice as long, and so on, up to this power of two."""
 DAMPED: Final = 0.6
