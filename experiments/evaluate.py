@@ -103,7 +103,8 @@ def evaluate(
     ledger = Ledger(journal, budget=budgets.main)
     open_books(ledger, budgets, network)
     tallies: list[Tally] = []
-    books, done, n_rounds = Books(ledger, budgets, config.rationing, network), 0, len(model.codecs)
+    rationing = config.rationing.for_team(world.spec.n_agents)
+    books, done, n_rounds = Books(ledger, budgets, rationing, network), 0, len(model.codecs)
     config = complete(config, world.spec)
     n_episodes, n_parallel = config.episodes or 1, config.parallel_worlds or 1
     while done < n_episodes:
