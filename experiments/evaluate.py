@@ -102,7 +102,7 @@ def evaluate(
     world.set_progress(1.0)
     ledger = Ledger(journal, budget=budgets.main)
     open_books(ledger, budgets, network)
-    books = Books(ledger, budgets, config.rationing, network)
+    books = Books(ledger, budgets, config.rationing.for_team(world.spec.n_agents), network)
     config = complete(config, world.spec)
     n_episodes, n_parallel = config.episodes or 1, config.parallel_worlds or 1
     stage = Stage(runtime, plan, world, model)
