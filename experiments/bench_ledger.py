@@ -189,7 +189,7 @@ def measure(seed: int, quick: bool, say: Say) -> Measured:
 
 
 def _median(rows: Sequence[Row], key: str) -> float:
-    return statistics.median(row[key] for row in rows)
+    return float(statistics.median(row[key] for row in rows))
 
 
 def _tables(rows: Sequence[Row], end: Row) -> list[Any]:
