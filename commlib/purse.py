@@ -28,7 +28,7 @@ MOST_SHARE: Final = 0.01
 """All leases together hold at most this share of a budget, so this much of it can strand at its end."""
 _LAST_SHARE: Final = 4
 """... and at most a fourth of what is left, so that the last leases shrink to single charges."""
-_GROWTH: Final = 8
+_GROWTH: Final = 4
 _ROUNDS_OF_AN_EPOCH: Final = 2**32
 _NEVER: Final = float("-inf")
 
@@ -235,12 +235,16 @@ class Purse:
         self._lease, self._slips, self._left, self._until = None, {}, 0, _NEVER
 
     def _learn(self, bits: Bits, seconds: float) -> None:
-        """Follow the demand: up at once, though by a bound at a time, and down by half in each settling time."""
+        """Follow the demand: over a full settling time it is what was spent; a shorter one counts for less.
+
+        A lease that was used up early says only that more is wanted, so the next one is larger by a bound: it may have
+        been a burst.
+        """
+        weight = min(1.0, seconds / self._settle_seconds)
         demand = bits * self._settle_seconds / max(seconds, 1e-9)
-        if demand > self._demand:
-            self._demand = min(demand, _GROWTH * max(self._demand, bits))
-        else:
-            self._demand = max(demand, self._demand * 0.5 ** (seconds / self._settle_seconds))
+        if weight < 1.0:
+            demand = min(demand, _GROWTH * bits)
+        self._demand += (demand - self._demand) * (1.0 if demand > self._demand else weight)
 
     def _report(self) -> None:
         if self._closing is None:

@@ -163,7 +163,7 @@ class Spender:
 
 def measure(seed: int, quick: bool, say: Say) -> Measured:
     """Laps of both ways in turn; then a small budget to its end; then a debit alone."""
-    n_laps, lap_seconds, small = (2, 0.5, 20_000_000) if quick else (7, 2.0, 200_000_000)
+    n_laps, lap_seconds, small = (2, 0.3, 2_000_000) if quick else (7, 2.0, 200_000_000)
     with TemporaryDirectory() as folder:
         rows, end = _on_actors(Path(folder), n_laps, lap_seconds, small, say)
     say("a debit alone")
@@ -189,7 +189,7 @@ def measure(seed: int, quick: bool, say: Say) -> Measured:
 
 
 def _median(rows: Sequence[Row], key: str) -> float:
-    return statistics.median(row[key] for row in rows)
+    return float(statistics.median(row[key] for row in rows))
 
 
 def _tables(rows: Sequence[Row], end: Row) -> list[Any]:
