@@ -214,7 +214,7 @@ def test_what_is_paid_is_about_what_it_will_cost(tmp_path):
     run = training(tmp_path, budget="1 Mbit/episode")
     run.fit()
     _, rollout = rollout_of(run, "fine-tune")
-    assert not run.frozen()[0].prior.kind == "none"
+    assert run.frozen()[0].prior.kind != "none"
     assert float(rollout.bits.mean()) < 3.9
     assert float(rollout.bits.std()) > 0.1
 
