@@ -414,6 +414,9 @@ class Journal:
         """Close the books and leave a single file, if nobody else has it open; a second call does nothing."""
         with self._lock, suppress(sqlite3.Error):
             if self._may_write:  # out of WAL mode, so that the file can be read from a read-only medium, too
+                # Everything into the file itself first: who still reads keeps the file beside it, and that may be left
+                # behind when the books are moved.
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 self._connection.execute("PRAGMA busy_timeout = 0")
                 self._connection.execute("PRAGMA journal_mode = DELETE")
         self._connection.close()

@@ -426,6 +426,31 @@ def _journal(argv: list[str]) -> int:
     return GOOD
 
 
+def _top(argv: list[str]) -> int:
+    parser = _Parser("commlib top", description="Watch who spends how much of which budget while a run goes on.")
+    parser.add_argument(
+        "run", metavar="RUN", type=Path, help="a run folder, of which the newest books are shown, or a journal file"
+    )
+    parser.add_argument(
+        "--once", action="store_true", help="one picture, as when stdout is no terminal, or with --json"
+    )
+    parser.add_argument("--follow", action="store_true", help="wait for books, and do not end when the run is finished")
+    _add_common(parser)
+    known = parser.parse_args(argv)
+    if known.once and known.follow:
+        raise Usage("--once ends at once and --follow never does; take one of them")
+    from commlib.experiments.top import View, picture, watch
+
+    console = _console(known.json)
+    if known.json is None and not known.once and (known.follow or console.is_terminal):
+        watch(known.run, console, follow=known.follow)
+        return GOOD
+    found = View(known.run).look()
+    _write_json(known.json, found.to_json())
+    console.print(picture(found, console.options))
+    return GOOD
+
+
 def _verify(argv: list[str]) -> int:
     parser = _Parser(
         "commlib verify", description="Check that separate hosts compute what the learner computes.", add_help=False
@@ -699,6 +724,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "audit": ("reconcile a run's books; exit 1 on any difference", _audit),
     "bill": ("what a communication cost: a run's, or what a paper states, on one axis", _bill),
     "journal": ("a run's books: what stands in them, export, compaction", _journal),
+    "top": ("watch a run: who spends how much of which budget, live", _top),
     "verify": ("check that hosts compute what the learner computes", _verify),
     "bench": (
         "measure one thing, side by side with its rivals: codec, wire, shannon, collapse, scale, tiers, ledger",

@@ -346,6 +346,7 @@ def evaluate_run_on(runtime: Runtime, path: Path, config: RunConfig, out: Path |
                 random_return=_random_return(old, world, config),
                 run=folder.path,
             )
+        check_put_away(fresh)
         write_yaml(config, staged.config)
         write_json(staged.result, result.to_json())
         discard_journal(folder.journal)  # with what a killed writer left beside it, which would be replayed over ours
@@ -376,6 +377,20 @@ def _old_result(folder: RunFolder) -> Result | None:
         return folder.read_result()
     except RunError:
         return None
+
+
+def check_put_away(journal: Path) -> None:
+    """Make sure that closed books are in one file, so that they can be moved.
+
+    Raises:
+        RunError: somebody has been reading them for so long that a part still stands beside it.
+    """
+    beside = journal.with_name(journal.name + "-wal")
+    if beside.is_file() and beside.stat().st_size:
+        raise RunError(
+            f"{journal} could not be put away as one file, since another program has been reading it for seconds; end it "
+            f"and evaluate again"
+        )
 
 
 def discard_journal(path: Path) -> None:

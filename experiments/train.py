@@ -277,7 +277,10 @@ class Training:
             if not torch.isfinite(recorded).all():
                 raise CodecError("recorded messages hold NaN or infinity; lower the learning rate")
             cast("Any", codec).fit(recorded, self.generator)
-            if self.config.signal == "topk":  # who is silent is heard to say what is expected: it must be known by now
+            # Who is silent is heard to say what is expected, so that must be known by now; and without a prior all codes
+            # would cost alike, many times what they cost in use, and a purse that agents see would be empty at once.
+            needs_prior = self.config.signal == "topk" or self.config.show_budget
+            if needs_prior and isinstance(cast("Codec", codec).freeze(), TableCodec):
                 cast("Any", codec).set_prior(counted(codec, [(play.z[nth], play.alive) for play in plays]))
         self.share_codecs()
         self.fitted = True

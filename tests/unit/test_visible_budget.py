@@ -177,7 +177,7 @@ def test_nobody_is_heard_who_sees_an_empty_purse(tmp_path):
     rich = training(tmp_path / "rich", budget="1 Mbit/episode")
     rich.fit()
     _, spoken = rollout_of(rich, "fine-tune")
-    assert torch.equal(spoken.context[0][: first + 1], rollout.context[0][: first + 1])
+    assert torch.equal(spoken.context[0][:2], rollout.context[0][:2]), "in the first step both see a full purse"
     assert not is_silent(rich, spoken)[first:].all()
 
 
@@ -207,6 +207,16 @@ def test_the_update_hears_what_the_rollout_heard(tmp_path):
     assert torch.equal(said.bits[3:], free.bits[3:])
     assert not torch.equal(said.z[:3], free.z[:3])
     assert torch.equal(said.talk, free.talk), "what the gate drew is what is learned from"
+
+
+def test_what_is_paid_is_about_what_it_will_cost(tmp_path):
+    """Without a prior every code would cost the same, 4 bits of 16 codes, and nothing would be said for less."""
+    run = training(tmp_path, budget="1 Mbit/episode")
+    run.fit()
+    _, rollout = rollout_of(run, "fine-tune")
+    assert run.frozen()[0].prior.kind != "none"
+    assert float(rollout.bits.mean()) < 3.9
+    assert float(rollout.bits.std()) > 0.1
 
 
 # --- playing
