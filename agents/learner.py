@@ -45,6 +45,7 @@ class Phase(NamedTuple):
         objective: the loss weights, and the bit price.
         gate: the rule that keeps messages back, once they pass the bottleneck.
         throws_dice: whether the driver has to throw dice for gates.
+        heeds_budget: whether nobody is heard who sees that nothing is left of the budget.
     """
 
     learning_rate: float
@@ -58,6 +59,7 @@ class Phase(NamedTuple):
     objective: Objective
     gate: Gate = Gate()
     throws_dice: bool = False
+    heeds_budget: bool = False
 
 
 class Said(NamedTuple):
@@ -417,7 +419,7 @@ class Learner:
         talk = None
         if logit is not None and phase.use_gate:
             talk = self._talk(logit, None if noise is None else noise[..., 0], talked)
-        return self._coded(phase, 0, x, context, noise, talk)
+        return self._coded(phase, 0, x, context, noise, talk, self._can_pay(phase, inputs))
 
     def _replies(
         self, phase: Phase, inputs: Tensor, adjacency_SR: Tensor, context: Tensor, held: Tensor, noise: Tensor | None
@@ -428,7 +430,11 @@ class Learner:
         if spec.signal == "topk" or (spec.signal == "listen" and phase.use_gate):
             talk = may_speak(spec.signal, self._heard[0][..., 0], adjacency_SR, spec.n_speakers)[:, self.agents]
         x = self.policy.reply(inputs, heard, is_open)
-        return self._coded(phase, len(heard), x, context, noise, talk, held)
+        return self._coded(phase, len(heard), x, context, noise, talk, self._can_pay(phase, inputs), held)
+
+    def _can_pay(self, phase: Phase, inputs: Tensor) -> Tensor | None:
+        """Who sees that something is left of the budget, 0/1 [M, n]; None where nobody looks."""
+        return (inputs[..., self.policy.spec.observation_width - 1] > 0).float() if phase.heeds_budget else None
 
     def _coded(
         self,
@@ -438,9 +444,10 @@ class Learner:
         context: Tensor,
         noise: Tensor | None,
         talk: Tensor | None,
+        can_pay: Tensor | None,
         held: Tensor | None = None,
     ) -> _Messages:
-        """Messages [M, n, D] of the nth round of a step as listeners get them, of those who talk: 0/1 [M, n].
+        """Messages [M, n, D] of the nth round of a step as listeners get them, of those who talk and can pay: 0/1 [M, n].
 
         Of the others they have what they expect; while messages are continuous, what they heard last.
         """
@@ -463,7 +470,7 @@ class Learner:
         elif noise is not None:
             x = x + phase.noise * noise
         has_rule = phase.use_codec and phase.gate.rule != "none"
-        if talk is None and not has_rule:
+        if talk is None and not has_rule and can_pay is None:
             return _Messages(x, codes, bits, torch.ones(x.shape[:2]), losses)
         talk = torch.ones(x.shape[:2]) if talk is None else talk
         if not phase.use_codec:
@@ -475,12 +482,13 @@ class Learner:
         if has_rule:
             dice = None if noise is None else noise[..., 0]
             talk = talk * (~phase.gate.is_shut(raw, unsaid, dice)).float()
-        x = talk[..., None] * x + (1 - talk[..., None]) * unsaid
-        codes = torch.where((talk > 0.5)[..., None], codes, torch.from_numpy(expected).view_as(codes))
+        goes = talk if can_pay is None else talk * can_pay
+        x = goes[..., None] * x + (1 - goes[..., None]) * unsaid
+        codes = torch.where((goes > 0.5)[..., None], codes, torch.from_numpy(expected).view_as(codes))
         unsaid_bits = torch.zeros_like(bits)
         if frozen.silence_is_coded:
             unsaid_bits = torch.from_numpy(frozen.estimate_bits(expected, past)).view_as(bits).float()
-        return _Messages(x, codes, unsaid_bits + talk * (bits - unsaid_bits), talk, losses)
+        return _Messages(x, codes, unsaid_bits + goes * (bits - unsaid_bits), talk, losses)
 
     def _talk(self, logit: Tensor, dice: Tensor | None, talked: Tensor | None) -> Tensor:
         """Who talks, exactly 0 or 1 [M, n] as in use: drawn, or by the threshold with a straight-through gradient."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from commlib.agents.learner import Gradients, Phase, Samples
 from commlib.agents.policy import older, with_age
+from commlib.agents.practice import Practice
 from commlib.agents.runtime import Runtime
 from commlib.codec import fresh_context
 from commlib.objective import LossTerms
@@ -37,6 +38,7 @@ class Learning:
         gae_lambda: of generalised advantage estimation.
         edges_every: a learned graph is updated in every n-th epoch, alone (CommFormer's bilevel schedule); 0: never.
         has_learned_graph: whether the graph is drawn anew for each update.
+        practice: the budget, where agents see what is left of it: a world of `commlib.world.BudgetSeen`.
     """
 
     n_worlds: int
@@ -46,6 +48,7 @@ class Learning:
     gae_lambda: float
     edges_every: int
     has_learned_graph: bool
+    practice: Practice | None = None
 
 
 class Rollout(NamedTuple):
@@ -113,10 +116,14 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
     talks: list[list[tuple[Tensor, ...]]] = [[] for _ in contexts]
     held = [torch.zeros(B, N, width) for width in team.widths]
     ages = [torch.zeros(B, N) for _ in team.widths]
+    practice = learning.practice
+    purse = practice.open(B, is_coded=phase.use_codec, generator=generator) if practice else None
     for t in range(n_steps):
         alive = ~step.done
         if not alive.any():
             break
+        if purse is not None:
+            step.observation[..., -1] = purse.left(t / n_steps)[:, None]
         elapsed = torch.full((B,), t / n_steps)
         heard: list[Tensor] = []
         bits = torch.zeros(B, N)
@@ -137,6 +144,8 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
                 talk = torch.cat([s.talk for s in said], 1)
             talks[nth].append((z_all, ages[nth], context, *([] if noise is None else [noise])))
             contexts[nth] = torch.cat((torch.cat([s.codes for s in said], 1), context[..., -1:] + 1), -1)
+        if purse is not None:
+            purse.pay(float(bits[alive].sum()))
         uniform = torch.rand(B, N, generator=generator)
         chosen = team.each("learner.choose", phase, heard[-1], team.split(uniform, 1))
         action, log_prob = (torch.cat(parts, 1) for parts in zip(*chosen, strict=True))

@@ -27,7 +27,7 @@ from commlib.agent import Harm, Spoken
 from commlib.codec import Codes, FrozenCodec, Vectors
 from commlib.ends import Ear, Flags, Letter, Mouth
 from commlib.errors import AgentError, FrameError, OverBudget
-from commlib.frame import NOTE_BYTES, run_id
+from commlib.frame import run_id
 from commlib.gate import Gate, dice_of
 from commlib.plan import Incoming, Index, Plan, Trunk, incoming, senders_of
 from commlib.rationing import (
@@ -381,13 +381,18 @@ class Endpoint:
 
     def claims(self, alive: Flags, scope: Scope = EVERYBODY) -> Claims:
         """What the drafts want to send of what is in the scope, for whoever shares out a pool."""
-        claims, _ = self._claimed(np.flatnonzero(alive), self._full)
+        claims, rows = self._claimed(np.flatnonzero(alive), self._full)
         covered = [
             np.repeat(self._covers(draft.trunk, scope), int(alive.sum()))[draft.spoken] for draft in self._drafts
         ]
         mine = np.concatenate([np.zeros(0, bool), *covered])
-        overhead = sum(8 * NOTE_BYTES for draft, some in zip(self._drafts, covered, strict=True) if some.any())
-        return Claims(claims.sender[mine], claims.bits[mine], claims.value[mine], overhead)
+        bits = np.split(claims.bits, np.cumsum([len(some) for some in rows])[:-1]) if rows else []
+        overhead = [  # the header, and what it takes to say that the others are silent
+            offer.letter.bits - float(cost.sum())
+            for offer, cost, some in zip(self._full, bits, covered, strict=True)
+            if offer.letter is not None and some.any()
+        ]
+        return Claims(claims.sender[mine], claims.bits[mine], claims.value[mine], round(sum(overhead)))
 
     def _claimed(self, awake: Index, offers: Sequence[Offer]) -> tuple[Claims, list[Index]]:
         """The messages of these offers, and the rows of each draft that they are."""

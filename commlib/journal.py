@@ -30,12 +30,18 @@ from commlib.units import Bits
 
 __all__ = [
     "FREE",
+    "KINDS",
     "MAIN",
     "SCHEMA_VERSION",
+    "Carried",
+    "CarriedAccount",
+    "CarriedEdge",
+    "Currency",
     "Entry",
     "Journal",
     "Json",
     "Key",
+    "Kind",
     "Lease",
     "LeaseRecord",
     "Price",
@@ -170,6 +176,56 @@ class Price(NamedTuple):
     account: str
     sequence: int
     price: float
+
+
+class Carried(NamedTuple):
+    """What compactions have put together of all accounts.
+
+    Attributes:
+        digest: that of the books before the last compaction.
+        rest: that of the rows which it left, to tell whether something was booked since.
+        is_by_round: whether the sequence of every entry and receipt was its round.
+        n_receipts, bits_debited, bits_received, bits_recovered: as the audit counts them.
+    """
+
+    digest: str
+    rest: str
+    is_by_round: bool
+    n_receipts: int
+    bits_debited: Bits
+    bits_received: Bits
+    bits_recovered: Bits
+
+
+class CarriedAccount(NamedTuple):
+    """What compactions have put together of one account, in its units.
+
+    Attributes:
+        granted: less what was withdrawn, and with what leases brought in.
+        spent: of which `unaccounted` in leases that were fenced or expired.
+        unaccounted: see above.
+        recomputed: what the entries in the account's scope came to.
+        n_entries: how many entries, in the main account.
+    """
+
+    granted: int = 0
+    spent: int = 0
+    unaccounted: int = 0
+    recomputed: int = 0
+    n_entries: int = 0
+
+
+class CarriedEdge(NamedTuple):
+    """What compactions have put together of one edge; received is debited and recovered, or the books are wrong."""
+
+    sender: int
+    receiver: int
+    debited_messages: int
+    debited_bits: Bits
+    recovered_messages: int
+    recovered_bits: Bits
+    received_messages: int
+    received_bits: Bits
 
 
 def _places(columns: tuple[str, ...]) -> str:
@@ -620,6 +676,31 @@ class Journal:
         row = self._execute(sql, (account,)).fetchone()
         return None if row is None else float(row[0])
 
+    def stray_accounts(self) -> list[str]:
+        """Give the names under which something was booked without an account of that name."""
+        sql = """SELECT account FROM (SELECT account FROM allowances UNION SELECT account FROM leases
+            UNION SELECT account FROM prices UNION SELECT account FROM carried_accounts)
+            WHERE account NOT IN (SELECT account FROM accounts) ORDER BY account"""
+        return [row[0] for row in self._rows(sql)]
+
+    def carried(self) -> Carried | None:
+        """Give what compactions have put together; None if there was none."""
+        row = self._execute(f"SELECT {', '.join(COLUMNS['carried'][1])} FROM carried").fetchone()
+        if row is None:
+            return None
+        digest, rest, is_by_round, *sums = row
+        return Carried(digest, rest, bool(is_by_round), *sums)
+
+    def carried_accounts(self) -> dict[str, CarriedAccount]:
+        """Give what compactions have put together of each account."""
+        sql = f"SELECT {', '.join(COLUMNS['carried_accounts'][1])} FROM carried_accounts ORDER BY account"
+        return {row[0]: CarriedAccount(*row[1:]) for row in self._rows(sql)}
+
+    def carried_edges(self) -> Iterator[CarriedEdge]:
+        """Give what compactions have put together of each edge."""
+        sql = f"SELECT {', '.join(COLUMNS['carried_edges'][1])} FROM carried_edges ORDER BY sender, receiver"
+        return (CarriedEdge(*row) for row in self._rows(sql))
+
     def digest(self) -> str:
         """Give the SHA-256 of all rows in key order, as hex: same seed, same digest.
 
@@ -627,16 +708,45 @@ class Journal:
         and whether a lease was settled before or after its own) are left out. After a compaction it is the digest that
         the books had before, until something is booked.
         """
+        rows = self.digest_of_rows()
+        carried = self.carried()
+        if carried is None:
+            return rows
+        return (
+            carried.digest if rows == carried.rest else hashlib.sha256(f"{carried.digest} {rows}".encode()).hexdigest()
+        )
+
+    def digest_of_rows(self) -> str:
+        """Give the digest of what stands here row by row, without what compactions have put together."""
         sha = hashlib.sha256()
         for name, sql in _DIGESTED:
             for row in self._rows(sql):
                 sha.update(json.dumps([name, *row]).encode())
-        rows = sha.hexdigest()
-        carried = self._execute("SELECT digest, rest FROM carried").fetchone()
-        if carried is None:
-            return rows
-        before, rest = carried
-        return str(before) if rows == rest else hashlib.sha256(f"{before} {rows}".encode()).hexdigest()
+        return sha.hexdigest()
+
+    # For the bookkeepers beside this module (`commlib.compact`, `commlib.export`).
+
+    def execute(self, sql: str, parameters: Sequence[_Value] = ()) -> int:
+        """Run a statement that changes rows, within a round; gives how many."""
+        return self._execute(sql, tuple(parameters)).rowcount
+
+    def execute_many(self, sql: str, rows: Iterable[Sequence[_Value]]) -> None:
+        """Run a statement that changes rows for each of these parameters, within a round."""
+        self._execute_many(sql, rows)
+
+    def rows(self, sql: str, parameters: Sequence[_Value] = ()) -> Iterator[Any]:
+        """Run a query."""
+        return self._rows(sql, tuple(parameters))
+
+    def reload(self) -> None:
+        """Look at everything anew, within a round that has changed rows past this class."""
+        self._standing = self._load()
+
+    def shrink(self) -> None:
+        """Give the space of rows that are gone back to the disk, unless somebody else is at the file: next time, then."""
+        with self._lock, suppress(sqlite3.OperationalError):
+            self._connection.execute("VACUUM")
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     # How it is done.
 

@@ -393,7 +393,7 @@ class Ledger:
             return None
         if not (math.isfinite(seconds) and seconds >= 0):
             raise BudgetError(f"a lease for {seconds} seconds makes no sense; give a number of at least 0, or None")
-        return round(1000 * (self._clock() + seconds))
+        return math.floor(1000 * (self._clock() + seconds))
 
     def _check_epoch(self, holder: str, epoch: int) -> None:
         if epoch != self.epoch(holder):

@@ -127,6 +127,7 @@ class Result(_Figures):
     memory: str | None = None
     rounds: int | None = None
     priced: float | None = None
+    show_budget: bool = False
     seed: int
     steps: int
     runtime: str
@@ -176,6 +177,7 @@ class Result(_Figures):
         ]
         words += [f"{self.rounds} rounds"] if (self.rounds or 1) > 1 else []
         words += [f"{self.priced:.0%} of the steps priced"] if self.priced else []
+        words += ["sees its budget"] if self.show_budget else []
         return ", ".join(words)
 
     def to_json(self) -> dict[str, Any]:

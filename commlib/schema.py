@@ -38,8 +38,9 @@ CREATE TABLE notes (kind TEXT NOT NULL, sequence INTEGER NOT NULL, n_messages IN
 CREATE TABLE prices (account TEXT NOT NULL, sequence INTEGER NOT NULL, price REAL NOT NULL,
     PRIMARY KEY (account, sequence)) STRICT, WITHOUT ROWID;
 CREATE TABLE fences (holder TEXT NOT NULL, epoch INTEGER NOT NULL, PRIMARY KEY (holder, epoch)) STRICT, WITHOUT ROWID;
-CREATE TABLE carried (digest TEXT NOT NULL, rest TEXT NOT NULL, n_receipts INTEGER NOT NULL,
-    bits_debited INTEGER NOT NULL, bits_received INTEGER NOT NULL, bits_recovered INTEGER NOT NULL) STRICT;
+CREATE TABLE carried (digest TEXT NOT NULL, rest TEXT NOT NULL, is_by_round INTEGER NOT NULL,
+    n_receipts INTEGER NOT NULL, bits_debited INTEGER NOT NULL, bits_received INTEGER NOT NULL,
+    bits_recovered INTEGER NOT NULL) STRICT;
 CREATE TABLE carried_accounts (account TEXT NOT NULL, granted INTEGER NOT NULL, spent INTEGER NOT NULL,
     unaccounted INTEGER NOT NULL, recomputed INTEGER NOT NULL, n_entries INTEGER NOT NULL,
     PRIMARY KEY (account)) STRICT, WITHOUT ROWID;
@@ -72,7 +73,10 @@ COLUMNS: Final[dict[str, tuple[int, tuple[str, ...]]]] = {
     "notes": (2, ("kind", "sequence", "n_messages", "bits")),
     "prices": (2, ("account", "sequence", "price")),
     "fences": (2, ("holder", "epoch")),
-    "carried": (0, ("digest", "rest", "n_receipts", "bits_debited", "bits_received", "bits_recovered")),
+    "carried": (
+        0,
+        ("digest", "rest", "is_by_round", "n_receipts", "bits_debited", "bits_received", "bits_recovered"),
+    ),
     "carried_accounts": (1, ("account", "granted", "spent", "unaccounted", "recomputed", "n_entries")),
     "carried_edges": (
         2,

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 from commlib.agent import Agent, Inbox, checked_reply
 from commlib.codec import Codec, Codes, FrozenCodec, Quantized, fresh_context, next_context
-from commlib.errors import AgentError, CodecError, ConformanceError, LeaseError, OverBudget
-from commlib.ledger import Entry, Lease, Ledger, Statement
+from commlib.errors import AgentError, CodecError, ConformanceError, JournalError, LeaseError, OverBudget
+from commlib.ledger import MAIN, Entry, Lease, Ledger, Statement, Terms
 from commlib.message import Edge
 from commlib.topology import Topology, adjacency_of
 from commlib.world import HoldsOut, World, WorldSpec, WorldStep
@@ -447,7 +447,11 @@ def check_ledger(make_ledger: Callable[[], Ledger]) -> None:
     Raises:
         ConformanceError: the first law that is broken.
     """
-    for script in (_script_settle, _script_clamp, _script_release, _script_fence, _script_random):
+    scripts = (
+        *(_script_settle, _script_clamp, _script_release, _script_fence, _script_accounts, _script_account_fence),
+        *(_script_expire, _script_notes, _script_round, _script_random),
+    )
+    for script in scripts:
         ledger = make_ledger()
         try:
             _invariant(ledger, "opening")
@@ -456,8 +460,8 @@ def check_ledger(make_ledger: Callable[[], Ledger]) -> None:
             ledger.close()
 
 
-def _invariant(ledger: Ledger, after: str) -> Statement:
-    now = ledger.statement()
+def _invariant(ledger: Ledger, after: str, account: str = MAIN) -> Statement:
+    now = ledger.statement(account)
     numbers = (now.granted, now.spent, now.leased, now.available)
     _law(
         all(type(bits) is int and bits >= 0 for bits in numbers),
@@ -476,12 +480,13 @@ def _entry(lease: Lease, bits: int, sender: int = 0) -> Entry:
 
 
 def _refused(kinds: tuple[type[Exception], ...], what: str, ledger: Ledger, call: Callable[[], object]) -> None:
-    """The call raises one of these errors and moves no bits."""
-    before = ledger.statement()
+    """The call raises one of these errors and moves no bits, in any account."""
+    before = ledger.statements()
     try:
         call()
     except kinds:
-        _law(ledger.statement() == before, f"{what} was refused, yet bits moved: {before} became {ledger.statement()}")
+        after = ledger.statements()
+        _law(after == before, f"{what} was refused, yet bits moved: {before} became {after}")
         return
     raise ConformanceError(f"{what} must raise {' or '.join(k.__name__ for k in kinds)}, and nothing was raised")
 
@@ -555,6 +560,110 @@ def _script_fence(ledger: Ledger) -> None:
     )
     _refused((LeaseError,), "a lease under a fenced epoch", ledger, lambda: ledger.lease("a", 1, 1, epoch=epoch))
     _refused((LeaseError,), "settling a fenced lease", ledger, lambda: ledger.settle(lease, [_entry(lease, 1)]))
+
+
+def _script_accounts(ledger: Ledger) -> None:
+    """Another account is a jar of its own, with the same laws."""
+    terms = Terms("messages", "", 50)
+    _twice("opening an account", ledger, lambda: ledger.open_account("other", terms))
+    _law(ledger.accounts().get("other") == terms, "an account that was opened must be among ledger.accounts()")
+    other_terms = terms._replace(amount=51)
+    _refused((JournalError,), "opening it with other terms", ledger, lambda: ledger.open_account("other", other_terms))
+    ledger.grant(100, 0)
+    main = ledger.statement()
+    _twice("a grant to an account", ledger, lambda: ledger.grant(50, 0, account="other"))
+    lease = _twice("a lease in an account", ledger, lambda: ledger.lease("a", 30, 0, account="other"))
+    more = (OverBudget,)
+    _refused(more, "a lease of 21 of 20 in it", ledger, lambda: ledger.lease("a", 21, 1, account="other"))
+    _twice("settling it at 12", ledger, lambda: ledger.settle_at(lease, 12))
+    now = _invariant(ledger, "settling at 12 in an account", "other")
+    _law(
+        (now.granted, now.spent, now.leased) == (50, 12, 0),
+        f"a lease of 30 of 50, settled at 12, left {now.spent} spent and {now.leased} leased of {now.granted}",
+    )
+    _refused((LeaseError,), "settling it at 13 afterwards", ledger, lambda: ledger.settle_at(lease, 13))
+    over = ledger.lease("a", 8, 1, account="other")
+    try:
+        ledger.settle_at(over, 9)
+        raise ConformanceError("settling a lease of 8 at 9 must raise LeaseError, and nothing was raised")
+    except LeaseError:
+        pass
+    spent = _invariant(ledger, "an overspent lease in an account", "other").spent
+    _law(spent == 20, f"9 used of a lease of 8 in an account left {spent - 12} spent; all of it counts, and no more")
+    taken = ledger.withdraw(100, 0, account="other")
+    _law(taken == 30, f"a withdrawal of 100 from an account with 30 took {taken}; it takes at most what is available")
+    _law(ledger.statement() == main, f"what happened in another account moved bits: {main} became {ledger.statement()}")
+
+
+def _script_account_fence(ledger: Ledger) -> None:
+    ledger.open_account("other", Terms("messages", "", 50))
+    ledger.grant(50, 0, account="other")
+    dead = ledger.lease("a", 20, 0, account="other")
+    ledger.lease("b", 5, 0, account="other")
+    ledger.fence("a")
+    now = _invariant(ledger, "a fence", "other")
+    _law(
+        (now.spent, now.leased) == (20, 5),
+        f"a fence left {now.spent} spent and {now.leased} leased in another account where the dead holder held 20 and "
+        f"another one 5; it covers all accounts of its holder",
+    )
+    _refused((LeaseError,), "settling a fenced lease of an account", ledger, lambda: ledger.settle_at(dead, 1))
+
+
+def _script_expire(ledger: Ledger) -> None:
+    """Deadlines that are over at once, and one that is not: whatever clock the ledger has."""
+    ledger.grant(100, 0)
+    slow, gone = ledger.lease("a", 20, 0, seconds=0), ledger.lease("b", 30, 0, seconds=0)
+    ledger.lease("a", 10, 1, seconds=10**6)
+    ledger.lease("a", 5, 2)
+    ended = sorted(lease.key for lease in ledger.expire())
+    _law(
+        ended == [slow.key, gone.key],
+        f"expire() ended {len(ended)} of 2 leases whose deadline had passed, among 2 for which it had not",
+    )
+    now = _invariant(ledger, "leases that expired")
+    _law(
+        (now.spent, now.leased) == (50, 15),
+        f"leases of 20 and 30 bits that expired left {now.spent} spent and {now.leased} leased; they count as spent whole",
+    )
+    _twice("a late settlement", ledger, lambda: ledger.settle(slow, [_entry(slow, 15)]))
+    now = _invariant(ledger, "a late settlement")
+    _law(
+        now.spent == 45,
+        f"an expired lease of 20, settled late at 15, left {now.spent - 30} spent; it is told truthfully",
+    )
+    _refused((LeaseError,), "another late settlement", ledger, lambda: ledger.settle(slow, [_entry(slow, 14)]))
+    ledger.fence("b")
+    _refused((LeaseError,), "a late report of a fenced holder", ledger, lambda: ledger.settle(gone, [_entry(gone, 1)]))
+
+
+def _script_notes(ledger: Ledger) -> None:
+    for kind, n in (("dropped", 2), ("degraded", 3), ("deferred", 4)):
+        _twice(f"noting {kind} messages", ledger, lambda kind=kind, n=n: ledger.note(kind, n, 10, 0))  # type: ignore[misc]
+    now = ledger.statement()
+    counts = (now.dropped_messages, now.dropped_bits, now.degraded_messages, now.deferred_messages)
+    _law(
+        counts == (2, 10, 3, 4),
+        f"2 dropped messages of 10 bits, 3 degraded and 4 deferred ones are counted as {counts}",
+    )
+    _twice("noting a price", ledger, lambda: ledger.note_price(MAIN, 0.25, 0))
+    ledger.note_price(MAIN, 0.5, 1)
+    _law(ledger.price() == 0.5, f"the price noted last is 0.5, the ledger gives {ledger.price()}")
+
+
+def _script_round(ledger: Ledger) -> None:
+    """What fails within a round takes back all of it."""
+    ledger.open_account("other", Terms("messages", "", 50))
+    ledger.grant(10, 0)
+
+    def fail() -> None:
+        with ledger.round():
+            ledger.grant(5, 1)
+            ledger.lease("a", 4, 0)
+            ledger.lease("a", 1, 0, account="other")
+
+    _refused((OverBudget,), "a round with a lease that an empty account cannot give", ledger, fail)
+    _invariant(ledger, "a round that failed")
 
 
 def _script_random(ledger: Ledger) -> None:

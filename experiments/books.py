@@ -1,4 +1,7 @@
-"""Checks on a run folder: `audit` reconciles its books with themselves and with its result, `verify` replays it."""
+"""Checks on a run folder: `audit` reconciles its books with themselves and with its result, `verify` replays it.
+
+Books that no run wrote, the file of a program that uses the ledger alone, are audited, exported and compacted as well.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from commlib.audit import audit
+from commlib.compact import compact
 from commlib.config import RunConfig
 from commlib.errors import RunError
 from commlib.experiments.compose import n_hosts, open_runtime, world_of
 from commlib.experiments.progress import Display
 from commlib.experiments.train import load_model
 from commlib.experiments.verify import Verdict, verify
-from commlib.journal import Journal
+from commlib.export import export_csv, export_jsonl
+from commlib.journal import Journal, Statement
 from commlib.records import RunFolder
 
 
 def audit_run(path: Path) -> tuple[dict[str, Any], list[str]]:
     """The audit's figures and every difference in words: within the journal, and between it and `result.json`."""
-    folder = RunFolder.existing(path)
-    if not folder.journal.is_file():
-        raise RunError(f"{folder.journal} is missing: the run has no books yet; finish it with --resume")
-    with Journal.reader(folder.journal) as journal:
+    with Journal.reader(journal_file(path)) as journal:
         report = audit(journal)
         digest = journal.digest()
     differences = [str(difference) for difference in report.differences]
+    folder = RunFolder(path)
     if folder.result.is_file():
         result = folder.read_result()
         if result.journal_digest != digest:
@@ -45,9 +48,54 @@ def audit_run(path: Path) -> tuple[dict[str, Any], list[str]]:
         "granted": report.statement.granted,
         "available": report.statement.available,
         "leased": report.statement.leased,
+        "bits_unaccounted": report.bits_unaccounted,
+        "bits_recovered": report.bits_recovered,
+        "accounts": {account: _sums(statement) for account, statement in report.accounts.items()},
+        "explanations": report.explanations,
         "journal_digest": digest,
     }
     return figures, differences
+
+
+def journal_file(path: Path) -> Path:
+    """The books of a run folder; or the file itself, where one is named."""
+    if path.is_file():
+        return path
+    file = RunFolder.existing(path).journal
+    if not file.is_file():
+        raise RunError(f"{file} is missing: the run has no books yet; finish it with --resume")
+    return file
+
+
+def keep_books(path: Path, export: Path | None, *, is_compacted: bool) -> dict[str, Any]:
+    """What stands in the books; on demand they are exported first, then compacted.
+
+    Args:
+        path: a run folder, or a journal.
+        export: a file `*.jsonl`, or a folder for CSV files; None: nothing is exported.
+        is_compacted: whether to compact.
+    """
+    file = journal_file(path)
+    figures: dict[str, Any] = {}
+    with Journal.reader(file) as journal:
+        if export is not None:
+            n_rows = export_jsonl(journal, export) if export.suffix == ".jsonl" else export_csv(journal, export)
+            figures["exported"] = {"to": str(export), "rows": n_rows}
+    if is_compacted:
+        with Journal(file) as journal:
+            figures["compacted"] = compact(journal)._asdict()
+    with Journal.reader(file) as journal, journal.reading():
+        accounts = {
+            account: {**terms._asdict(), **_sums(journal.statement(account)), "price": journal.last_price(account)}
+            for account, (terms, _) in journal.accounts().items()
+        }
+        n_open = len(journal.open_leases())
+        digest = journal.digest()
+    return {"journal": str(file), "journal_digest": digest, "open_leases": n_open, "accounts": accounts, **figures}
+
+
+def _sums(statement: Statement) -> dict[str, int]:
+    return statement._asdict()
 
 
 def verify_run(path: Path, config: RunConfig, display: Display) -> Verdict:

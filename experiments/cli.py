@@ -67,6 +67,11 @@ def _json_file(text: str) -> str:
     return text
 
 
+def _export_target(text: str) -> Path:
+    """A file or folder that can be made."""
+    return Path(_json_file(text))
+
+
 def _png_file(text: str) -> str:
     """A target for --plot that can be drawn and written."""
     if not text.endswith(".png"):
@@ -365,7 +370,7 @@ def _config_of(run: Path) -> RunConfig:
 
 def _audit(argv: list[str]) -> int:
     parser = _Parser("commlib audit", description="Reconcile a run's books edge by edge; exit 1 on any difference.")
-    parser.add_argument("run", metavar="RUN", type=Path)
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run folder, or a journal file")
     _add_common(parser)
     known = parser.parse_args(argv)
     from commlib.experiments.books import audit_run
@@ -373,8 +378,8 @@ def _audit(argv: list[str]) -> int:
     report, differences = audit_run(known.run)
     _write_json(known.json, {**report, "differences": differences})
     console = _console(known.json)
-    for difference in differences:
-        console.print(difference, highlight=False)
+    for sentence in (*report["explanations"], *differences):
+        console.print(sentence, highlight=False, markup=False)
     verdict = "the books reconcile" if not differences else f"{len(differences)} differences"
     console.print(
         f"{verdict}: {report['entries']} debits of {report['bits_debited']} bits, {report['receipts']} receipts, "
@@ -382,6 +387,43 @@ def _audit(argv: list[str]) -> int:
         highlight=False,
     )
     return FAILED if differences else GOOD
+
+
+def _journal(argv: list[str]) -> int:
+    parser = _Parser("commlib journal", description="Look into a run's books; export them, compact them.")
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run folder, or a journal file")
+    parser.add_argument(
+        "--export", metavar="TARGET", type=_export_target, help="FILE.jsonl, or a new folder for one CSV file per table"
+    )
+    parser.add_argument(
+        "--compact", action="store_true", help="add up what is closed and reconciled (after the export), to save space"
+    )
+    _add_common(parser)
+    known = parser.parse_args(argv)
+    from commlib.experiments.books import keep_books
+
+    books = keep_books(known.run, known.export, is_compacted=known.compact)
+    _write_json(known.json, books)
+    console = _console(known.json)
+    for name, account in books["accounts"].items():
+        amount = "no cap" if account["amount"] is None else f"{account['amount']} per {account['per'] or 'grant'}"
+        price = "" if account["price"] is None else f", price {account['price']:.3g}"
+        console.print(
+            f"{name} ({account['currency']}, {amount}): {account['spent']} spent, {account['leased']} leased, "
+            f"{account['available']} available of {account['granted']} granted{price}",
+            highlight=False,
+            markup=False,
+        )
+    if "exported" in books:
+        console.print(f"exported: {books['exported']['rows']} rows to {books['exported']['to']}", highlight=False)
+    if "compacted" in books:
+        done = books["compacted"]
+        console.print(
+            f"compacted: {done['n_leases']} leases, {done['n_entries']} debits, {done['n_receipts']} receipts and "
+            f"{done['n_allowances']} allowances; {done['bytes_before']} bytes became {done['bytes_after']}",
+            highlight=False,
+        )
+    return GOOD
 
 
 def _verify(argv: list[str]) -> int:
@@ -444,11 +486,10 @@ def _calibrate(argv: list[str]) -> int:
             raise Usage(f"--most-distortion {known.most_distortion} must lie in 0..1; it is a share of the variance")
         made = compress_vectors(read_vectors(Path(known.source)), settings, config.seed, known.most_distortion)
     else:
-        from commlib.experiments.compose import complete
-        from commlib.experiments.worlds import make_world
+        from commlib.experiments.compose import complete, world_of
         from commlib.plugins import load_object
 
-        world = make_world(config.world, config.agents)
+        world = world_of(config)
         try:
             made = compress_agent(load_object(known.source), world, complete(config, world.spec))
         finally:
@@ -558,7 +599,8 @@ def _doctor(argv: list[str]) -> int:
 
 def _bench(argv: list[str]) -> int:
     parser = _Parser("commlib bench", description="Measure one thing on this machine, side by side with its rivals.")
-    parser.add_argument("name", metavar="NAME", help="codec, wire, shannon, collapse or scale")
+    parser.add_argument("name", metavar="NAME", help="codec, wire, shannon, collapse, scale, tiers or ledger")
+    parser.add_argument("--chaos", action="store_true", help="of the ledger: its hosts and its own process are killed")
     parser.add_argument("--plot", metavar="FILE.png", type=_png_file, help="draw the figure into this file")
     parser.add_argument("--quick", action="store_true", help="little of everything, in seconds: a try, no measurement")
     parser.add_argument("--seed", type=int, default=0)
@@ -566,13 +608,16 @@ def _bench(argv: list[str]) -> int:
     known = parser.parse_args(argv)
     from commlib.experiments import bench
 
-    bench.find(known.name)
+    if known.chaos and known.name != "ledger":
+        raise ConfigError(f"there is no chaos in the bench {known.name!r}; write commlib bench ledger --chaos")
+    name = "chaos" if known.chaos else known.name
+    bench.find(name)
     from commlib.experiments.evaluate import command_line
     from commlib.experiments.progress import make_display
 
     display = make_display(is_quiet=known.quiet)
     try:
-        outcome = bench.run_bench(known.name, known.seed, command_line(), display.say, quick=known.quick)
+        outcome = bench.run_bench(name, known.seed, command_line(), display.say, quick=known.quick)
     finally:
         display.close()
     _write_json(known.json, outcome.record)
@@ -653,8 +698,12 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "report": ("table, figures and one self-contained HTML page", _report),
     "audit": ("reconcile a run's books; exit 1 on any difference", _audit),
     "bill": ("what a communication cost: a run's, or what a paper states, on one axis", _bill),
+    "journal": ("a run's books: what stands in them, export, compaction", _journal),
     "verify": ("check that hosts compute what the learner computes", _verify),
-    "bench": ("measure one thing, side by side with its rivals: codec, wire, shannon, collapse, scale, tiers", _bench),
+    "bench": (
+        "measure one thing, side by side with its rivals: codec, wire, shannon, collapse, scale, tiers, ledger",
+        _bench,
+    ),
     "list": ("worlds, codecs, topologies, methods or runs", _list),
     "doctor": ("check this machine, or your own agent, codec or world", _doctor),
 }

@@ -21,7 +21,7 @@ from commlib.config import RunConfig, make_config, read_yaml
 from commlib.errors import ConfigError
 from commlib.experiments.memory import Remembering
 from commlib.experiments.worlds import make_world
-from commlib.world import World, WorldSpec
+from commlib.world import BudgetSeen, World, WorldSpec
 
 _METHOD = "method-"
 
@@ -102,7 +102,21 @@ def complete(config: RunConfig, spec: WorldSpec) -> RunConfig:
 def world_of(config: RunConfig, world: World | None = None) -> World:
     """The world that a configuration names, or a live one, as its agents see it."""
     made = world or make_world(config.world, config.agents)
-    return Remembering(made) if config.memory == "traces" else made
+    seen = Remembering(made) if config.memory == "traces" else made
+    return BudgetSeen(seen) if config.show_budget else seen  # outermost: whoever plays writes the last observation
+
+
+def check_budget_is_there(config: RunConfig) -> None:
+    """Refuse to show agents a budget that there is not. A trained team may play without: it sees a full purse then.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if config.show_budget and not config.budgets:
+        raise ConfigError(
+            "show_budget has nothing to show, since there is no budget; give one, such as --budget '1 kbit/episode', or "
+            "leave --show-budget out"
+        )
 
 
 def codec_of(config: RunConfig) -> Any:  # noqa: ANN401 (an nn.Module that is also a Codec)

@@ -270,6 +270,7 @@ def _figures(config: RunConfig, model: Model, world: World, plan: Plan, played: 
         "memory": config.memory,
         "rounds": config.rounds,
         "priced": config.stages.priced,
+        "show_budget": config.show_budget,
         "seed": config.seed,
         "steps": config.steps,
         "charging_rule": f"{config.charging}: {CHARGING_RULES[config.charging]}; {ABSENCE_RULE}; evaluation only",

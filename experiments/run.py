@@ -25,7 +25,7 @@ from commlib.codecs.floats import Float32Codec
 from commlib.config import RunConfig, make_config, read_yaml, replay_config
 from commlib.errors import AgentError, ConfigError
 from commlib.experiments.calibrate import Knowledge, calibrate
-from commlib.experiments.compose import codec_of, complete, n_hosts, open_runtime, world_of
+from commlib.experiments.compose import check_budget_is_there, codec_of, complete, n_hosts, open_runtime, world_of
 from commlib.experiments.evaluate import evaluate
 from commlib.experiments.model import Model, furnish
 from commlib.experiments.progress import Quiet, make_display
@@ -78,8 +78,10 @@ def run(
         ("run", {**settings, "world": spec.name, "method": "custom", "codec": codec, "topology": topology}),
         ("run", {"budget": budget, "runtime": runtime}),
     )
+    check_budget_is_there(config)
     config = complete(config, spec)
     edges = graph_of(config, made)
+    made = world_of(config, made)
     display = Quiet() if quiet else make_display()
     opened: Runtime | None = None
     try:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from commlib.agents.learner import Learner, Phase
 from commlib.agents.policy import PolicySpec
+from commlib.agents.practice import Practice
 from commlib.agents.pruning import KEPT, SLACK, cut, judge
 from commlib.agents.runtime import Runtime
 from commlib.agents.training import Learning, Rollout, Team, collect, update
@@ -38,7 +39,16 @@ from commlib.config import LEARNED_GRAPHS, PRUNABLE, RunConfig, make_config, rea
 from commlib.errors import CodecError, ConfigError, RunError
 from commlib.experiments.calibrate import Knowledge, calibrate
 from commlib.experiments.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from commlib.experiments.compose import codecs_of, complete, n_hosts, open_runtime, resolve, why_no_router, world_of
+from commlib.experiments.compose import (
+    check_budget_is_there,
+    codecs_of,
+    complete,
+    n_hosts,
+    open_runtime,
+    resolve,
+    why_no_router,
+    world_of,
+)
 from commlib.experiments.evaluate import evaluate, random_return
 from commlib.experiments.model import Calibration, Model, learned_team, network_of
 from commlib.experiments.progress import Display, make_display
@@ -103,6 +113,7 @@ def phase_of(config: RunConfig, stage: Stage, steps: int, bit_price: float, gate
         objective=Objective(learning.clip, learning.value_weight, price),
         gate=gate if gate and stage.name == "priced" else Gate(),
         throws_dice=stage.name == "priced" and config.gate in ("random", "sampled"),
+        heeds_budget=has_codec and config.show_budget,
     )
 
 
@@ -176,6 +187,9 @@ class Training:
             gae_lambda=learning.gae_lambda,
             edges_every=learning.edges_every if config.topology == "commformer" else 0,
             has_learned_graph=config.topology in LEARNED_GRAPHS,
+            practice=Practice.of(config.budgets.all, config.episodes or 1, config.parallel_worlds or 1)
+            if config.show_budget
+            else None,
         )
         self.generator = torch.Generator().manual_seed(config.seed)
         self.iteration, self.steps, self.bit_price = 0, 0, 0.0
@@ -243,6 +257,14 @@ class Training:
             self.note(stage, phase, rollout, terms)
             if stage.name != "prune" and (self.iteration == 1 or self.iteration % CHECKPOINT_EVERY == 0):
                 self.save()
+
+    def say_what_is_shown(self) -> None:
+        """A line where agents are shown a budget that tells them nothing."""
+        if self.learning.practice is not None and self.learning.practice.is_whole:
+            self.display.say(
+                f"{'budget':>10}  {self.config.budget} is whole whenever agents look, so they always see 1; one per episode "
+                f"or run would tell them something"
+            )
 
     def fit(self) -> None:
         """Fit the codec to what the agents say now, and give it to every host."""
@@ -427,6 +449,7 @@ def run_training(
         training = Training(config, world, opened, folder, display)
         if resume:
             training.restore()
+        training.say_what_is_shown()
         model = training.run()
         save_model(model, folder)
         with Journal(folder.journal) as journal:
@@ -452,6 +475,7 @@ def run_training(
 def check_names(config: RunConfig, world: WorldSpec) -> None:
     """Refuse what cannot be built before anything is written."""
     n_hosts(config, world.n_agents)
+    check_budget_is_there(config)
     for codec in codecs_of(config):
         check_storable(codec.freeze())
     make_topology(config.topology, world.n_agents, config.density, config.graph_seed)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from commlib.audit import audit
+from commlib.compact import compact
 from commlib.errors import JournalError, LeaseError
 from commlib.journal import MAIN, SCHEMA_VERSION, Entry, Journal, Lease, Receipt, Statement, Terms
 from commlib.ledger import Budget, Ledger
@@ -25,7 +26,7 @@ FOLDER = Path(__file__).parent
 VERSION_1 = FOLDER / "journal-v1.sqlite"
 DIGESTS = {
     1: "0b04e3779040080fe29b32306f269c825e0a290f5e83c2d02fa03b6258c62de1",
-    2: "2cc158e0eb14846e45a7855461cea55e81a0771e502018bb6127c5757b3873ba",
+    2: "4ae165bb87cda3b1b3e320d077774e0575fd15694211573c2b0bbd3580aa3eb7",
 }
 
 
@@ -34,7 +35,7 @@ def golden(version):
 
 
 def play(path):
-    """Books with one of everything: settled, released, fenced, expired, late and open leases, in three accounts."""
+    """Books with one of everything: compacted, settled, released, fenced, expired, late and open leases, in four accounts."""
     now = [0.0]
     with Ledger(Journal(path), budget=Budget(200, "step"), clock=lambda: now[0]) as ledger:
         ledger.journal.set_meta("charging_rule", "broadcast")
@@ -49,6 +50,8 @@ def play(path):
                 ledger.note("degraded", 1, 5, number)
                 ledger.note("deferred", 2, 7, number)
                 ledger.note_price(MAIN, number / 7, number)
+            if number == 2:
+                compact(ledger.journal)
         ledger.grant(500, 100)
         ledger.lease("host-1", 60, 100)
         ledger.fence("host-1")
@@ -59,6 +62,9 @@ def play(path):
         assert len(ledger.expire()) == 2
         ledger.settle(slow, [Entry(0, 101, 101, 0, (1,), 1, 20, 10, "host-0")])
         ledger.receive([Receipt("host-0", 0, 101, 101, 0, 1, 1, 20)])
+        ledger.grant(20, 200, account="messages/step")
+        close(ledger, "host-0", 20, 101, "messages/step", 1)
+        close(ledger, "host-0", 20, 101, "bits/run on 0->1", 20)
         ledger.lease("host-0", 10, 102)
         ledger.release(ledger.lease("host-0", 20, 103))
 
@@ -122,7 +128,7 @@ def test_they_are_continued(version, tmp_path):
         lease = ledger.lease("host-0", 5, 1000)
         ledger.settle(lease, [])
         assert ledger.statement() == before
-        assert ledger.lease("host-0", 100, 0).sequence == 0, "a retry finds what was booked in the old schema"
+        assert ledger.lease("host-0", 100, 4).sequence == 4, "a retry finds what was booked then"
     with Journal.reader(path) as journal:
         assert audit(journal).differences == []
 

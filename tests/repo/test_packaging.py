@@ -12,7 +12,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("commlib", "codecs", "agents", "experiments")
 PACKED = (*FOLDERS, "pyproject.toml", "README.md", "LICENSE")
-LOWER = ("units", "errors", "message", "frame", "ledger", "journal", "audit", "config", "records", "plugins")
+LOWER = (
+    *("units", "errors", "message", "frame", "ledger", "journal", "schema", "audit", "compact", "export"),
+    *("config", "records", "plugins"),
+)
 
 NAME_THE_HEAVY = "import sys; print([name for name in ('torch', 'ray') if name in sys.modules])"
 

@@ -63,6 +63,8 @@ WRONG = {
     "too many agents": (["train", "predator_prey_easy", "--agents", "25"], "take 1 to 24"),
     "evaluate nothing": (["evaluate"], "the following arguments are required: RUN"),
     "audit nothing": (["audit"], "the following arguments are required: RUN"),
+    "journal nothing": (["journal"], "the following arguments are required: RUN"),
+    "export into no folder": (["journal", "x", "--export", "no/books.jsonl"], "the folder of no/books.jsonl does not"),
     "report nothing": (["report"], "the following arguments are required: RUN"),
     "audit two": (["audit", "a", "b"], "unrecognized arguments: b"),
     "list nothing": (["list"], "the following arguments are required: what"),
@@ -71,7 +73,7 @@ WRONG = {
     "unknown bench": (["bench", "shanon"], "no bench is called 'shanon'; did you mean 'shannon'?"),
     "unknown bench, nothing near": (
         ["bench", "xyzzy"],
-        "no bench is called 'xyzzy'; there are codec, wire, collapse, shannon, tiers, scale",
+        "no bench is called 'xyzzy'; there are codec, wire, collapse, shannon, tiers, allocation, ledger, chaos, scale",
     ),
     "figure of another kind": (["bench", "wire", "--plot", "wire.pdf"], "wire.pdf is no .png file"),
     "figure in no folder": (["bench", "wire", "--plot", "no/wire.png"], "the folder of no/wire.png does not exist"),
@@ -110,7 +112,7 @@ def test_a_wrong_file_is_exit_2_and_names_the_file(command, tmp_path, content):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 
-@pytest.mark.parametrize("name", ["evaluate", "verify", "audit", "report"])
+@pytest.mark.parametrize("name", ["evaluate", "verify", "audit", "journal", "report"])
 def test_a_missing_run_is_named(command, name):
     code, out, err = command(name, "runs/none")
     assert (code, out, err.count("\n")) == (FAILED, "", 1)
@@ -286,6 +288,43 @@ def test_a_failed_audit_is_exit_1(command, run_copy):
     code, out, _ = command("audit", run_copy)
     assert code == FAILED
     assert "1 differences" in out
+
+
+def test_books_are_shown_exported_and_compacted_and_the_run_is_as_before(command, run_copy, tmp_path):
+    ledger = RunFolder(run_copy).read_result().ledger
+    journal = RunFolder(run_copy).journal
+    before, size = journal.read_bytes(), journal.stat().st_size
+    code, out, _ = command("journal", run_copy, "--export", "books.jsonl", "--json", "-")
+    shown = only_json(out)
+    assert (code, shown["exported"]["to"], shown["open_leases"]) == (GOOD, "books.jsonl", 0)
+    assert (shown["accounts"]["bits"]["spent"], shown["accounts"]["bits"]["per"]) == (ledger.spent, "step")
+    assert len((tmp_path / "books.jsonl").read_text().splitlines()) == shown["exported"]["rows"] + 1
+    assert command("journal", run_copy, "--export", "books")[0] == GOOD
+    assert (tmp_path / "books" / "leases.csv").is_file()
+    assert journal.read_bytes() == before, "it is only read"
+    code, out, _ = command("journal", journal, "--compact", "--json", "-")
+    assert code == GOOD
+    assert only_json(out)["accounts"] == shown["accounts"]
+    assert only_json(out)["compacted"]["bytes_after"] == journal.stat().st_size <= size
+    for check in ("audit", "report"):
+        code, out, err = command(check, run_copy)
+        assert code == GOOD, err
+    code, out, _ = command("audit", journal)
+    assert "entries and their receipts were compacted" in out
+    assert "the books reconcile" in out
+
+
+def test_books_that_cannot_be_read_or_exported_are_told_in_one_sentence(command, run_copy, tmp_path):
+    for words, said in (
+        (("journal", run_copy, "--export", run_copy), "is not empty; name a new folder"),
+        (("journal", RunFolder(run_copy).config), "is damaged or is no journal"),
+        (("audit", RunFolder(run_copy).config), "is damaged or is no journal"),
+    ):
+        code, out, err = command(*words)
+        assert (code, out, err.count("\n")) == (FAILED, "", 1)
+        assert said in err
+    RunFolder(run_copy).journal.unlink()
+    assert "the run has no books yet" in command("journal", run_copy)[2]
 
 
 def test_what_is_unexpected_is_one_sentence_too(command, monkeypatch):

@@ -23,6 +23,7 @@ PLAIN = {
     "memory": "none",
     "rounds": 2,
     "priced": 0.2,
+    "show_budget": True,
     "seed": 3,
     "steps": 100,
     "runtime": "local",
@@ -42,7 +43,23 @@ PLAIN = {
     "wire_bytes": 40,
     "frames": 4,
     "parallel_worlds": 16,
-    "ledger": {"granted": 400, "spent": 320, "leased": 0, "available": 80, "dropped": 2, "degraded": 0},
+    "ledger": {"granted": 400, "spent": 320, "leased": 0, "available": 80, "dropped": 2, "degraded": 0, "deferred": 1},
+    "budgets": [
+        {
+            "account": "bits",
+            "budget": "64 bit/step",
+            "currency": "bits",
+            "granted": 400,
+            "spent": 320,
+            "wanted": 500,
+            "n_full": 2,
+            "price": 0.5,
+            "bit_price": None,
+            "is_binding": True,
+        }
+    ],
+    "allocation": "value",
+    "when_out": "drop",
     "codec_health": {"used_codes": 5, "perplexity": 3.5, "dead_codes": 3},
     "rate_gap": 0.2,
     "frontier": [{"bit_price": 0.1, "rate_weight": 0.2, "success": None, "return": 1.5, "bits_per_agent_step": 2.0}],
@@ -60,10 +77,10 @@ PLAIN = {
 def test_a_result_reads_back_as_it_was_written(tmp_path):
     result = Result.from_json(PLAIN)
     assert result.return_.mean == -0.5
-    assert result.variant == "gate listen, ids role, 2 rounds, 20% of the steps priced"
-    assert (
-        Result.from_json({k: v for k, v in PLAIN.items() if k not in ("gate", "ids", "rounds", "priced")}).variant == ""
-    )
+    assert result.variant == "gate listen, ids role, 2 rounds, 20% of the steps priced, sees its budget"
+    told = ("gate", "ids", "rounds", "priced", "show_budget")
+    assert Result.from_json({k: v for k, v in PLAIN.items() if k not in told}).variant == ""
+    assert result.binding == "64 bit/step"
     assert result.frontier[0].return_ == 1.5
     assert result.to_json() == PLAIN
     folder = RunFolder(tmp_path)

@@ -1,5 +1,6 @@
 """Every checker passes what is sound, and catches a fake that breaks one law at a time."""
 
+import contextlib
 import itertools
 
 import numpy as np
@@ -501,6 +502,115 @@ class Stingy(Ledger):
         return super().lease(holder, bits, sequence, epoch=epoch, account=account, seconds=seconds)
 
 
+class Uncapped(Ledger):
+    def _is_capped(self, account):
+        return account == MAIN
+
+
+class OneJar(Ledger):
+    def settle_at(self, lease, amount):
+        super().settle_at(lease, amount)
+        return self.grant(1, 10**6)
+
+
+class ForgetsAccounts(Ledger):
+    def accounts(self):
+        return {}
+
+
+class AnyTerms(Ledger):
+    def open_account(self, account, terms):
+        if account not in self.accounts():
+            super().open_account(account, terms)
+
+
+class SettlesWhole(Ledger):
+    def settle_at(self, lease, amount):
+        return super().settle_at(lease, lease.bits if amount == 12 else amount)
+
+
+class SettlesAgain(Ledger):
+    def settle_at(self, lease, amount):
+        return super().settle_at(lease, amount) if self._is_open(lease) else self.statement(lease.account)
+
+
+class NoClampAt(Ledger):
+    def settle_at(self, lease, amount):
+        return super().settle_at(lease, min(amount, lease.bits))
+
+
+class TakesAllAt(Ledger):
+    def withdraw(self, bits, sequence, *, account=MAIN):
+        taken = super().withdraw(bits, sequence, account=account)
+        return taken if account == MAIN else bits
+
+
+class FencesMainOnly(Ledger):
+    def fence(self, holder, *, epoch=None):
+        with self.round():
+            kept = [lease for lease in self.journal.held() if lease.account != MAIN]
+            held = self.journal.held
+            self.journal.held = lambda: [lease for lease in held() if lease not in kept]
+            try:
+                return super().fence(holder, epoch=epoch)
+            finally:
+                self.journal.held = held
+
+
+class NeverExpires(Ledger):
+    def expire(self):
+        return []
+
+
+class ExpiresAll(Ledger):
+    def expire(self):
+        self._clock = lambda: 10**12
+        return super().expire()
+
+
+class ReleasesExpired(Ledger):
+    def expire(self):
+        over = [lease for lease in self.journal.held() if lease.deadline is not None and lease.deadline < 10**15]
+        over = [lease for lease in over if lease.sequence == 0]
+        for lease in over:
+            self.release(lease)
+        return over
+
+
+class NeverLate(Ledger):
+    def settle(self, lease, entries):
+        record = self.journal.lease(lease.key)
+        return self.statement() if record and record.state == "expired" else super().settle(lease, entries)
+
+
+class AlwaysLate(Ledger):
+    def settle(self, lease, entries):
+        record = self.journal.lease(lease.key)
+        return self.statement() if record and record.state == "late" else super().settle(lease, entries)
+
+
+class HearsTheDead(Ledger):
+    def _check_epoch(self, holder, epoch):
+        if holder != "b":
+            super()._check_epoch(holder, epoch)
+
+
+class CountsOneKind(Ledger):
+    def note(self, kind, n_messages, bits, sequence):
+        return super().note("dropped", n_messages, bits, sequence + ord(kind[2]))
+
+
+class OldPrice(Ledger):
+    def price(self, account=MAIN):
+        return next(self.journal.prices(account)).price
+
+
+class NoRounds(Ledger):
+    def __init__(self):
+        super().__init__()
+        self.round = contextlib.nullcontext
+
+
 @pytest.mark.parametrize(
     ("fake", "sentence"),
     [
@@ -518,6 +628,24 @@ class Stingy(Ledger):
         (NoFence, "a lease under a fenced epoch must raise LeaseError"),
         (SameEpoch, "fencing a holder must open a new epoch"),
         (Stingy, "a lease of 3 bits was refused with .* available"),
+        (Uncapped, "a lease of 21 of 20 in it must raise OverBudget"),
+        (OneJar, "what happened in another account moved bits"),
+        (ForgetsAccounts, "must be among ledger.accounts"),
+        (AnyTerms, "opening it with other terms must raise JournalError"),
+        (SettlesWhole, "settled at 12, left 30 spent and 0 leased of 50"),
+        (SettlesAgain, "settling it at 13 afterwards must raise LeaseError"),
+        (NoClampAt, "settling a lease of 8 at 9 must raise LeaseError, and nothing was raised"),
+        (TakesAllAt, "a withdrawal of 100 from an account with 30 took 100"),
+        (FencesMainOnly, "a fence left 0 spent and 25 leased in another account"),
+        (NeverExpires, "expire.. ended 0 of 2 leases"),
+        (ExpiresAll, "expire.. ended 3 of 2 leases"),
+        (ReleasesExpired, "that expired left 0 spent and 15 leased"),
+        (NeverLate, "settled late at 15, left 20 spent"),
+        (AlwaysLate, "another late settlement must raise LeaseError"),
+        (HearsTheDead, "a late report of a fenced holder must raise LeaseError"),
+        (CountsOneKind, "are counted as .9, 30, 0, 0."),
+        (OldPrice, "the price noted last is 0.5, the ledger gives 0.25"),
+        (NoRounds, "yet bits moved"),
     ],
 )
 def test_a_ledger_that_breaks_one_law(fake, sentence):
