@@ -10,10 +10,12 @@ price acts.
 Before it counts the team rehearses: a few batches on episodes of their own, with books that are thrown away, until the
 prices are right. Like calibration that is training traffic, not use, and it is not charged.
 
-What has a price: budgets per episode and per run, of every currency and scope. Bits for everybody act through the encoder's
-rate weight, all else through tolls; a price of latency is a toll on bits and rounds, by what they take on the network. Of
-a budget per step or round one price would have to suit a first step that needs ten times what later ones need; per second,
-the books would depend on how fast the machine is. There the cap alone holds, and within it value per bit.
+What has a price: budgets per episode and per run. Bits for everybody act through the encoder's rate weight, all else through
+tolls; a price of latency is a toll on bits and rounds, by what they take on the network. Rounds and latency have one only
+where a world has its frames to itself: worlds that share frames share rounds, too, so that at a price all of them speak
+in a round, or none does. Of a budget per step or round one price would have to suit a first step that needs ten times
+what later ones need; per second, the books would depend on how fast the machine is. There the cap alone holds, and within
+it value per bit.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import torch
 from commlib.agents.play import Tally, Watcher, play
 from commlib.agents.runtime import Runtime
 from commlib.agents.till import Books, Use, open_books
-from commlib.budget import Budget, Budgets, Network
+from commlib.budget import Budget, Network
 from commlib.experiments.model import Calibration, Model, n_signals
 from commlib.journal import MAIN
 from commlib.ledger import Ledger
@@ -38,9 +40,11 @@ from commlib.world import World
 
 PRICED_SPANS = ("episode", "run")
 """What an allowance must last for, to have a price."""
+PRICED_TOGETHER = ("bits", "messages")
+"""Currencies that have one even where worlds share frames."""
 WINDOW = 64
 """Episodes that demand is measured over at the least: a single one may want everything, or nothing."""
-MOST_REHEARSALS = 10
+MOST_REHEARSALS = 8
 SETTLED = 0.02
 """A rehearsal is the last one if demand is as near to its target as this share."""
 REHEARSAL_SEED = 15_485_863
@@ -105,23 +109,19 @@ class Control:
     """Whether the prices are to move before the next batch: something was learned."""
 
     @classmethod
-    def of(
-        cls,
-        budgets: Budgets,
-        calibration: Calibration,
-        n_agents: int,
-        rate_weight: float,
-        network: Network | None = None,
-    ) -> Control:
-        """Prices for a team's budgets, as warm as its calibration makes them."""
+    def of(cls, books: Books, calibration: Calibration, n_agents: int, n_parallel: int) -> Control:
+        """Prices for a team's budgets, as warm as its calibration makes them, where `n_parallel` worlds share frames."""
         ladder = [(rung.rate_weight, rung.bits_per_agent_episode * n_agents) for rung in calibration.rungs]
         least = min((weight for weight, _ in ladder if weight > 0), default=0.0)
         priced = {
             account: budget
-            for account, budget in budgets.accounts().items()
-            if budget.amount is not None and budget.per in PRICED_SPANS and least > 0
+            for account, budget in books.budgets.accounts().items()
+            if budget.amount is not None
+            and budget.per in PRICED_SPANS
+            and (budget.currency in PRICED_TOGETHER or n_parallel == 1)
+            and least > 0
         }
-        control = cls(priced, rate_weight, least, network)
+        control = cls(priced, calibration.rate_weight(None), least, books.network)
         if any(_is_of_all_bits(budget) for budget in priced.values()):
             control.rate_weight = 0.0
         if MAIN in priced:

@@ -98,19 +98,19 @@ def evaluate(
         )
     budgets = config.budgets.for_team(world.spec.n_agents, model.edges)
     network = None if config.network is None else Network.parse(config.network)
-    weight = model.calibration.rate_weight(config.bit_price) if config.rate_aware else 0.0
     world.set_progress(1.0)
     ledger = Ledger(journal, budget=budgets.main)
     open_books(ledger, budgets, network)
     books = Books(ledger, budgets, config.rationing.for_team(world.spec.n_agents), network)
     config = complete(config, world.spec)
-    n_episodes, n_parallel = config.episodes or 1, config.parallel_worlds or 1
-    stage = Stage(runtime, plan, world, model)
-    control = Control.fixed(weight)
-    if config.rate_aware and config.bit_price is None:
-        control = Control.of(budgets, model.calibration, world.spec.n_agents, weight, network)
+    n_episodes = config.episodes or 1
+    n_parallel = min(config.parallel_worlds or 1, n_episodes)
+    stage, control = (
+        Stage(runtime, plan, world, model),
+        _control(model.calibration, config, books, n_parallel, world.spec.n_agents),
+    )
     generator = torch.Generator().manual_seed(config.seed + REHEARSAL_SEED)
-    if control.rehearse(stage, books, min(n_parallel, n_episodes), n_episodes, generator):
+    if control.rehearse(stage, books, n_parallel, n_episodes, generator):
         furnish(runtime, plan, model)  # what was said in rehearsals is not in the figures
     rehearsed = time.perf_counter()
     generator = torch.Generator().manual_seed(config.seed + EVALUATION_SEED)
@@ -158,6 +158,15 @@ def evaluate(
         random_return=random_return,
         run=str(run) if run else "",
     )
+
+
+def _control(calibration: Calibration, config: RunConfig, books: Books, n_parallel: int, n_agents: int) -> Control:
+    """The prices that meet the budgets; the one that is given or calibrated, where they do not decide."""
+    if not config.rate_aware:
+        return Control.fixed(0.0)
+    if config.bit_price is not None:
+        return Control.fixed(calibration.rate_weight(config.bit_price))
+    return Control.of(books, calibration, n_agents, n_parallel)
 
 
 def random_return(world: World, config: RunConfig) -> Estimate:
