@@ -287,11 +287,11 @@ def divide_over_hosts(
         np.concatenate([one.bits for one in claims]),
         np.concatenate([one.value for one in claims]),
     )
-    served = order(everything, rationing, currency, guaranteed)
-    costs = everything.costs(currency)[served]
-    speaking, first = np.unique(host[served], return_index=True)
-    costs[first] += overhead[speaking]  # the first message of a host pays for its frames
-    fits = np.cumsum(costs) <= amount
+    queues = [order(_bearing(everything, host, overhead), rationing, currency, guaranteed)]
+    if rationing.allocation == "value":
+        queues.append(_host_by_host(everything, host, overhead, currency))
+    filled = [_filled(queue, everything.costs(currency), host, overhead, amount) for queue in queues]
+    served, costs, fits = max(filled, key=lambda one: float(everything.value[one.served[one.fits]].sum()))
     granted = np.bincount(host[served][fits], costs[fits], len(claims))
     if not fits.any():  # not even one: whoever comes first may try
         granted[host[served[0]]] = 1.0
@@ -301,6 +301,37 @@ def divide_over_hosts(
         return [Part(part) for part in amounts]
     aside = _set_aside(everything, host, served[fits], rationing, currency, guaranteed, len(claims))
     return [Part(part, mine) for part, mine in zip(amounts, aside, strict=True)]
+
+
+class _Filled(NamedTuple):
+    """A queue of messages, what each costs in it, and which of them a pool pays for."""
+
+    served: Index
+    costs: NDArray[np.float64]
+    fits: NDArray[np.bool_]
+
+
+def _filled(
+    served: Index, costs: NDArray[np.float64], host: Index, overhead: NDArray[np.float64], amount: int
+) -> _Filled:
+    """Serve a queue until the pool is empty; the first message of a host pays for its frames."""
+    paid = costs[served]
+    speaking, first = np.unique(host[served], return_index=True)
+    paid[first] += overhead[speaking]
+    return _Filled(served, paid, np.cumsum(paid) <= amount)
+
+
+def _bearing(claims: Claims, host: Index, overhead: NDArray[np.float64]) -> Claims:
+    """The messages, each with its part of its host's frames: a host with little to say is dear to serve."""
+    n_messages = np.bincount(host, minlength=len(overhead))
+    return claims._replace(bits=claims.bits + (overhead / np.maximum(n_messages, 1))[host])
+
+
+def _host_by_host(claims: Claims, host: Index, overhead: NDArray[np.float64], currency: Currency) -> Index:
+    """A queue in which a host is served whole before the next one: the other greedy filling, where frames are dear."""
+    worth, cost = (np.bincount(host, column, len(overhead)) for column in (claims.value, claims.costs(currency)))
+    per_host = worth / np.maximum(cost + overhead, LEAST_BITS)
+    return np.lexsort((-claims.density(currency), -per_host[host]))
 
 
 def _set_aside(

@@ -4,8 +4,9 @@ The world is `switchboard`: in each step a call comes in at desk 0 with probabil
 and is lost unless the next desk hears of it at once. All calls are worth the same. So desk 0 needs 8 times the bits of
 each other, and an equal split, which is what a budget per agent comes to, is wrong by a known amount.
 
-One team per seed is trained without a budget, and plays the same episodes under each budget and rule, each agent on a host
-of its own, so that the pool is shared out over hosts. Rules are named in `commlib.rationing`. `priority` guarantees the
+One team per seed is trained without a budget, and plays the same episodes under each budget and rule: with all agents on
+one host, whose frame they share, and with each on a host of its own, over which the pool is shared out, and where every
+host that speaks has to tell the silence of its other worlds, too. Rules are named in `commlib.rationing`. `priority` guarantees the
 three quiet desks 10 % of the pool each and gives the rest to desk 0: it is told what the world needs, and the others are
 not. `first` serves desk 0 first because it comes first in the plan: here that happens to be the order of need.
 
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
-WORLD, N_HOSTS = "switchboard", 4
+WORLD, HOSTS = "switchboard", (1, 4)
 PRIORITY = "agents 1-3: 30 %, agent 0"
-BUDGETS = ("8 bit/step", "6 bit/step", "5 bit/step", "4 bit/step", "3 bit/step")
+BUDGETS = ("6 bit/step", "5 bit/step", "4 bit/step")
 TIGHT = "5 bit/step"
 """Of the 7.4 bits per step that all calls take."""
 N_SEEDS = 5
@@ -52,18 +53,18 @@ def measure(seed: int, quick: bool, say: Say) -> Measured:
             config = resolve(WORLD, None, None, {"seed": one, **short})
             run_training(config, Path(scratch) / "run", display=Quiet())
             team = load(Path(scratch) / "run")
-        for budget in BUDGETS[2:3] if quick else BUDGETS:
+        for budget in (TIGHT,) if quick else BUDGETS:
             say(f"playing under {budget}")
-            rows += [_played(team, one, budget, rule, quick) for rule in ALLOCATIONS]
+            rows += [_played(team, one, budget, rule, hosts, quick) for hosts in HOSTS for rule in ALLOCATIONS]
     return Measured(rows, summary(rows), [_table(rows)])
 
 
-def _played(team: Trained, seed: int, budget: str, rule: str, quick: bool) -> Row:
+def _played(team: Trained, seed: int, budget: str, rule: str, hosts: int, quick: bool) -> Row:
     groups = {"priority": PRIORITY} if rule == "priority" else {}
     result = team.evaluate(
         budget=budget,
         allocation=rule,
-        hosts=N_HOSTS,
+        hosts=hosts,
         bit_price=0.0,
         episodes=256 if quick else EPISODES,
         parallel_worlds=PARALLEL,
@@ -73,6 +74,7 @@ def _played(team: Trained, seed: int, budget: str, rule: str, quick: bool) -> Ro
     return {
         "seed": seed,
         "budget": budget,
+        "hosts": hosts,
         "allocation": rule,
         "success": result.success.mean,
         "success_ci95": result.success.ci95,
@@ -83,35 +85,40 @@ def _played(team: Trained, seed: int, budget: str, rule: str, quick: bool) -> Ro
 
 
 def summary(rows: Sequence[Row]) -> Row:
-    """Success under `value` over that under `equal`, less 1, under the tight budget: over seeds, and on the worst seed."""
+    """Success under `value` over that under `equal`, less 1, under the tight budget, with however many hosts it is less.
 
-    def mean(rule: str, seeds: Sequence[int]) -> float:
+    `gain_over_equal` is of the means over seeds, `least_gain_over_equal` that of the worst seed.
+    """
+
+    def mean(rule: str, hosts: int, seeds: Sequence[int]) -> float:
+        where = (TIGHT, rule, hosts)
         return fmean(
-            r["success"] for r in rows if (r["budget"], r["allocation"]) == (TIGHT, rule) and r["seed"] in seeds
+            r["success"] for r in rows if (r["budget"], r["allocation"], r["hosts"]) == where and r["seed"] in seeds
         )
 
+    def gain(seeds: Sequence[int]) -> float:
+        return min(mean("value", hosts, seeds) / mean("equal", hosts, seeds) - 1 for hosts in HOSTS)
+
     seeds = sorted({row["seed"] for row in rows})
-    gains = [mean("value", [seed]) / mean("equal", [seed]) - 1 for seed in seeds]
     return {
-        "gain_over_equal": mean("value", seeds) / mean("equal", seeds) - 1,
-        "least_gain_over_equal": min(gains),
-        **{f"success_{rule}": mean(rule, seeds) for rule in ALLOCATIONS},
+        "gain_over_equal": gain(seeds),
+        "least_gain_over_equal": min(gain([seed]) for seed in seeds),
+        **{f"success_{rule}_{hosts}_hosts": mean(rule, hosts, seeds) for hosts in HOSTS for rule in ALLOCATIONS},
     }
 
 
+_FIGURES = ("success", "wire_bits_per_agent_step", "spent_share")
+
+
 def _means(rows: Sequence[Row]) -> list[Row]:
-    pairs = dict.fromkeys((row["budget"], row["allocation"]) for row in rows)
-    figures = ("success", "wire_bits_per_agent_step", "spent_share")
-    return [
-        {
-            "setting": f"{budget}, {rule}",
-            **{
-                name: fmean(r[name] for r in rows if (r["budget"], r["allocation"]) == (budget, rule))
-                for name in figures
-            },
-        }
-        for budget, rule in pairs
-    ]
+    settings = dict.fromkeys((row["budget"], row["hosts"], row["allocation"]) for row in rows)
+    means = []
+    for setting in settings:
+        alike = [row for row in rows if (row["budget"], row["hosts"], row["allocation"]) == setting]
+        budget, hosts, rule = setting
+        named = f"{budget}, {hosts} host{'s' * (hosts > 1)}, {rule}"
+        means.append({"setting": named, **{name: fmean(row[name] for row in alike) for name in _FIGURES}})
+    return means
 
 
 def _table(rows: Sequence[Row]) -> Table:
@@ -128,13 +135,18 @@ def draw(rows: Sequence[Row]) -> Figure:
     """Success over the budget, a line for each rule."""
     from commlib.experiments.bench_figures import Line, lines
 
-    def points(rule: str) -> list[tuple[float, float]]:
-        of_rule = [row for row in rows if row["allocation"] == rule]
-        budgets = dict.fromkeys(row["budget"] for row in of_rule)
+    def points(rule: str, hosts: int) -> list[tuple[float, float]]:
+        alike = [row for row in rows if (row["allocation"], row["hosts"]) == (rule, hosts)]
+        budgets = dict.fromkeys(row["budget"] for row in alike)
         return [
-            (float(budget.split()[0]), 100 * fmean(r["success"] for r in of_rule if r["budget"] == budget))
+            (float(budget.split()[0]), 100 * fmean(r["success"] for r in alike if r["budget"] == budget))
             for budget in budgets
         ]
 
-    curves = [Line(rule, points(rule)) for rule in ALLOCATIONS]
-    return lines({WORLD: curves}, "budget: bits per step of all agents", "calls answered rightly, %")
+    panels = {
+        "all agents on one host" if hosts == 1 else "a host for each": [
+            Line(rule, points(rule, hosts)) for rule in ALLOCATIONS
+        ]
+        for hosts in HOSTS
+    }
+    return lines(panels, "budget: bits per step of all agents", "calls answered rightly, %")
