@@ -245,12 +245,21 @@ def _train(argv: list[str]) -> int:
 
 
 def _say_bill(console: Console, result: Result) -> None:
-    dropped = result.ledger.dropped
-    console.print(
-        f"budget {result.budget or 'not capped'}, bit price {result.bit_price:.3g} reward per bit"
-        + (f"; {dropped} messages were dropped for want of budget" if dropped else ""),
-        highlight=False,
-    )
+    """What each budget was used for, which one binds, and what became of messages that found no room."""
+    price = f"bit price {result.bit_price:.3g} reward per bit"
+    if not result.budgets:
+        console.print(f"budget {result.budget or 'not capped'}, {price}", highlight=False, markup=False)
+    for one in result.budgets:
+        used = f"{one.spent / one.granted:.1%} of {one.granted:,} used" if one.granted else "nothing granted"
+        short = f", {one.n_full:,} rounds were short" if one.n_full else ""
+        cost = f", price {one.price:.3g}" if one.price else ""
+        binds = "; it binds" if one.is_binding else ""
+        console.print(f"budget {one.budget}: {used}{short}{cost}{binds}", highlight=False, markup=False)
+    fates = {"dropped": result.ledger.dropped, "degraded": result.ledger.degraded, "deferred": result.ledger.deferred}
+    told = ", ".join(f"{n:,} {fate}" for fate, n in fates.items() if n)
+    lost = f"messages for want of budget: {told}" if told else ""
+    if result.budgets:
+        console.print("; ".join(filter(None, [price, lost])), highlight=False, markup=False)
 
 
 def _say_speed(console: Console, result: Result) -> None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from commlib.audit import AuditReport, audit
 from commlib.errors import JournalError, RunError
-from commlib.journal import Journal
+from commlib.experiments.top import AgentLine, Meter
+from commlib.journal import MAIN, Journal, Price
 from commlib.message import Edge
 from commlib.records import Result, RunFolder
 from commlib.units import Bits
@@ -51,20 +52,31 @@ class EdgeBill(NamedTuple):
 
 
 class RoundBill(NamedTuple):
-    """What one round could spend and did spend, all hosts and parallel worlds together, in bits."""
+    """What one round could spend and did spend of an account, all hosts and parallel worlds together, in its units."""
 
     round: int
-    leased: Bits
-    spent: Bits
+    leased: int
+    spent: int
 
 
 class Booked(NamedTuple):
-    """The books of a run: the bill by edge, the bill by round, the auditor's findings and the digest of all rows."""
+    """The books of a run.
+
+    Attributes:
+        edges: the bill by edge; rounds: the bill by round, in bits.
+        capped: the bill by round of every account that has a cap, by name.
+        prices: what was noted of each account, by round.
+        agents: what each sent.
+        audit: the auditor's findings; digest: of all rows.
+    """
 
     edges: list[EdgeBill]
     rounds: list[RoundBill]
     audit: AuditReport
     digest: str
+    capped: dict[str, list[RoundBill]]
+    prices: dict[str, list[Price]]
+    agents: list[AgentLine]
 
 
 @dataclass(frozen=True)
@@ -137,8 +149,20 @@ def read_runs(folders: Iterable[RunFolder]) -> tuple[list[Run], list[str]]:
 
 
 def read_books(journal: Journal) -> Booked:
-    """Add up a journal by edge and by round, and audit it."""
-    return Booked(_bill_by_edge(journal), _bill_by_round(journal), audit(journal), journal.digest())
+    """Add up a journal by edge, by round and by agent, and audit it."""
+    capped = [account for account, (terms, _) in journal.accounts().items() if terms.amount is not None and terms.per]
+    prices: dict[str, list[Price]] = defaultdict(list)
+    for price in journal.prices():
+        prices[price.account].append(price)
+    return Booked(
+        _bill_by_edge(journal),
+        _bill_by_round(journal, MAIN),
+        audit(journal),
+        journal.digest(),
+        {account: _bill_by_round(journal, account) for account in capped},
+        dict(prices),
+        Meter().read(journal).agents,
+    )
 
 
 def _bill_by_edge(journal: Journal) -> list[EdgeBill]:
@@ -153,11 +177,11 @@ def _bill_by_edge(journal: Journal) -> list[EdgeBill]:
     return [EdgeBill(edge, *sums[edge]) for edge in sorted(sums)]
 
 
-def _bill_by_round(journal: Journal) -> list[RoundBill]:
+def _bill_by_round(journal: Journal, account: str) -> list[RoundBill]:
     """Leases are numbered by round; what a fenced or overspent one held counts as spent, as in the statement."""
-    leased: dict[int, Bits] = defaultdict(int)
-    spent: dict[int, Bits] = defaultdict(int)
-    for record in journal.leases():
+    leased: dict[int, int] = defaultdict(int)
+    spent: dict[int, int] = defaultdict(int)
+    for record in journal.leases(account):
         leased[record.lease.sequence] += record.lease.bits
         spent[record.lease.sequence] += record.spent
     return [RoundBill(number, leased[number], spent[number]) for number in sorted(leased)]

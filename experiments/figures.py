@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from commlib.errors import ConfigError
-from commlib.experiments.evidence import Group, Run, group_runs, n_agents, world_spec
+from commlib.experiments.evidence import Group, RoundBill, Run, group_runs, n_agents, world_spec
 from commlib.experiments.intervals import bootstrap_ci
+from commlib.journal import MAIN, Price
 from commlib.message import Edge
 from commlib.records import Estimate, Result
-from commlib.units import format_bits
+from commlib.units import Currency, format_amount, format_bits
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,6 +44,9 @@ _MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
 _LINES: Final = ("-", "--", "-.", ":")
 _MOST_LABELLED: Final = 12
 """With more agents or edges than this, numbers beside them would hide the picture."""
+
+_MOST_ACCOUNTS: Final = 4
+"""More budgets than this have no panel of their own; the table has them all."""
 
 _MOST_ROWS: Final = 60
 """With more edges than this, their names beside the rows would run into each other."""
@@ -448,36 +452,103 @@ def bill(run: Run) -> Figure:
 
 
 def budget_over_time(run: Run) -> Figure:
-    """Bits spent in each round of the evaluation, against what the budget left for it where there is one.
+    """What was spent in each round of the evaluation, against what the budgets left for it, and beneath it the prices.
 
-    Long evaluations are shown as means over neighbouring rounds.
+    A panel for each budget, the one that binds first, and one for the prices that were noted. Long evaluations are shown as
+    means over neighbouring rounds.
     """
-    figure = _figure(9.6, 2.9)
-    axes = figure.subplots()
+    accounts, prices = _drawn_accounts(run), {name: rows for name, rows in _prices(run).items() if rows}
+    heights = [2.9] + [1.9] * (len(accounts) - 1) + [1.7] * bool(prices)
+    figure = _figure(9.6, sum(heights))
+    panels = list(
+        figure.subplots(len(heights), 1, squeeze=False, sharex=True, gridspec_kw={"height_ratios": heights})[:, 0]
+    )
+    for nth, (axes, account) in enumerate(zip(panels, accounts, strict=False)):
+        _spending(axes, account, has_names=nth == 0)
+    if prices:
+        _prices_beneath(panels[-1], prices, {account.name: account.label for account in accounts})
+    width = accounts[0].width
+    panels[-1].set_xlabel("round" if width == 1 else f"round (means over {width} rounds)")
+    panels[-1].locator_params(axis="x", integer=True)
+    handles, labels = panels[0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside upper right", ncols=2, fontsize=9, frameon=False, labelcolor=INK)
+    return figure
+
+
+class _Account(NamedTuple):
+    """An account as it is drawn: its label is the budget, None where there is no cap."""
+
+    name: str
+    label: str | None
+    currency: Currency
+    rounds: list[RoundBill]
+
+    @property
+    def width(self) -> int:
+        """How many rounds stand in one bar."""
+        return max(1, math.ceil(len(self.rounds) / 240))
+
+
+def _drawn_accounts(run: Run) -> list[_Account]:
+    """The accounts that have a cap, the binding one first, at most `_MOST_ACCOUNTS`; where there is none, that of bits."""
+    booked = run.booked
+    known = {figures.account: figures for figures in run.result.budgets}
+    capped: dict[str, list[RoundBill]] = {} if booked is None else booked.capped
+    if not capped:
+        return [_Account(MAIN, None, "bits", booked.rounds if booked else [])]
+    order = sorted(capped, key=lambda name: not (name in known and known[name].is_binding))
+    label = {name: known[name].budget if name in known else run.result.budget or name for name in order}
+    currency: dict[str, Any] = {name: known[name].currency if name in known else "bits" for name in order}
+    return [_Account(name, label[name], currency[name], capped[name]) for name in order[:_MOST_ACCOUNTS]]
+
+
+def _prices(run: Run) -> dict[str, list[Price]]:
+    return run.booked.prices if run.booked else {}
+
+
+def _spending(axes: Axes, account: _Account, *, has_names: bool) -> None:
+    """Bars of what was spent, and a line at what could be."""
     _set_up(axes)
-    rounds = run.booked.rounds if run.booked else []
-    width = max(1, math.ceil(len(rounds) / 240))
+    rounds, width = account.rounds, account.width
     pieces = [rounds[start : start + width] for start in range(0, len(rounds), width)]
     x = np.array([float(np.mean([row.round for row in piece])) for piece in pieces])
     spent = np.array([float(np.mean([row.spent for row in piece])) for piece in pieces])
     leased = np.array([float(np.mean([row.leased for row in piece])) for piece in pieces])
-    axes.bar(x, spent, width=0.8 * width, color=_OKABE_ITO[0], alpha=0.85, label="spent", zorder=2)
-    if run.result.budget is not None and len(x):
+    axes.bar(
+        x, spent, width=0.8 * width, color=_OKABE_ITO[0], alpha=0.85, label="spent" if has_names else None, zorder=2
+    )
+    if account.label is not None and len(x):
         left = np.append(x - width / 2, x[-1] + width / 2)
         axes.stairs(leased, left, baseline=None, color=_OKABE_ITO[1], linewidth=1.8, zorder=3,
-                    label=_plain(f"could be spent (budget {run.result.budget})"))  # fmt: skip
+                    label="could be spent" if has_names else None)  # fmt: skip
         if spent.max() > 0 and leased.max() > 30 * spent.max():
             axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(_bits_tick)
-    axes.locator_params(axis="x", integer=True)
-    axes.set_xlabel("round" if width == 1 else f"round (means over {width} rounds)")
-    axes.set_ylabel("all agents and worlds")
+    if account.label is not None:
+        axes.set_title(_plain(account.label), fontsize=9.5, color=INK, loc="left")
+    axes.yaxis.set_major_formatter(lambda value, _: _amount_tick(value, account.currency))
+    axes.set_ylabel("all agents and worlds" if has_names else "")
     if not rounds:
         axes.text(0.5, 0.5, "nothing was sent", transform=axes.transAxes, ha="center", color=MUTED)
-        return figure
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=2, fontsize=9, frameon=False, labelcolor=INK)
-    return figure
+
+
+def _prices_beneath(axes: Axes, prices: dict[str, list[Price]], labels: dict[str, str | None]) -> None:
+    """What a unit of each account cost, round by round."""
+    _set_up(axes)
+    shown = []
+    for nth, (name, rows) in enumerate(prices.items()):
+        values = [row.price for row in rows]
+        shown += [value for value in values if value > 0]
+        axes.step([row.sequence for row in rows], values, where="post", color=_OKABE_ITO[nth % len(_OKABE_ITO)],
+                  linestyle=_LINES[nth % len(_LINES)], linewidth=1.6, label=_plain(labels.get(name) or name))  # fmt: skip
+    if shown and max(shown) > 30 * min(shown):
+        axes.set_yscale("log")
+        axes.minorticks_off()
+    else:
+        axes.set_ylim(bottom=0)
+    axes.set_ylabel("price of a unit")
+    if len(prices) > 1:
+        _legend(axes)
 
 
 def to_svg(figure: Figure, description: str, *, prefix: str = "f") -> str:
@@ -591,6 +662,13 @@ def _plain_number(value: float, _: float) -> str:
 
 def _bits_tick(value: float, _: float) -> str:
     return format_bits(round(value)) if value >= 1 or value == 0 else f"{value:g} bit"
+
+
+def _amount_tick(value: float, currency: Currency) -> str:
+    """An amount beside an axis; of a currency that is a count, the number alone."""
+    if currency == "bits":
+        return _bits_tick(value, 0.0)
+    return format_amount(round(value), currency) if currency == "latency" else f"{value:,.6g}"
 
 
 def _blues() -> Any:  # noqa: ANN401 (a colour map)

@@ -18,7 +18,7 @@ from commlib.experiments.evidence import Group, Run, group_runs, read_runs, worl
 from commlib.experiments.intervals import over_seeds
 from commlib.experiments.page import Content, Html, document, join, table, tag
 from commlib.records import Estimate, Result, RunFolder, write_whole
-from commlib.units import format_bits
+from commlib.units import format_amount, format_bits
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -248,8 +248,9 @@ def _draw(runs: list[Run]) -> Drawn:
         drawn[f"bill_{nth}"] = figures.bill(run), "The bill: bits charged on each edge, and the share of each sender."
         drawn[f"budget_{nth}"] = (
             figures.budget_over_time(run),
-            "Bits spent per round of the evaluation, all agents and parallel worlds together"
-            + (", against what the budget allowed." if run.result.budget else "; there was no budget."),
+            "What was spent per round of the evaluation, all agents and parallel worlds together"
+            + (", against what the budgets allowed" if run.result.budget else "; there was no budget")
+            + (", and beneath it what a unit cost." if run.booked.prices else "."),
         )
     return drawn
 
@@ -524,6 +525,7 @@ def _run_section(nth: int, run: Run, n_runs: int, drawn: Drawn) -> Html:
         _differences(run),
         tag("div", _shown(drawn, f"graph_{nth}"), _shown(drawn, f"bill_{nth}"), class_="pair") if run.booked else None,
         _shown(drawn, f"graph_over_time_{nth}"),
+        _budgets(run),
         _shown(drawn, f"budget_{nth}"),
         tag(
             "p",
@@ -532,6 +534,7 @@ def _run_section(nth: int, run: Run, n_runs: int, drawn: Drawn) -> Html:
         )
         if run.booked and drawn and f"graph_{nth}" not in drawn
         else None,
+        _agents_table(run),
         _bill_table(run),
         tag("h3", "Ledger, codec, time"),
         _facts(_run_facts(run)),
@@ -579,6 +582,77 @@ def _differences(run: Run) -> Html | None:
     return tag("ul", *(tag("li", sentence, class_="bad") for sentence in found[:10] + more))
 
 
+def _budgets(run: Run) -> Html | None:
+    """What each budget was used for, which one binds, and what became of what found no room."""
+    result, ledger = run.result, run.result.ledger
+    if not result.budgets:
+        return None
+    rows = [
+        (
+            one.budget,
+            *(_amount(n, one.currency) for n in (one.granted, one.spent)),
+            f"{100 * one.spent / one.granted:.1f} %" if one.granted else NONE,
+            _amount(one.wanted, one.currency),
+            f"{one.n_full:,}",
+            number(one.price) if one.price else NONE,
+            NONE if one.bit_price is None else number(one.bit_price),
+            "binds" if one.is_binding else "",
+        )
+        for one in result.budgets
+    ]
+    head = ("budget", "granted", "spent", "used", "wanted", "short rounds", "price", "reward per bit", "")
+    binding = f"{result.binding} holds the others back" if result.binding else "none: all had room"
+    facts: list[tuple[str, Content]] = [
+        ("binding", binding),
+        ("when one is out", f"messages are {_FATES.get(result.when_out or '', result.when_out)}"),
+        ("who goes first", f"allocation by {result.allocation}"),
+        (
+            "for want of budget",
+            f"{ledger.dropped:,} messages dropped, {ledger.degraded:,} degraded, {ledger.deferred:,} deferred",
+        ),
+    ]
+    note = (
+        "Wanted is what would have been spent if no allowance had been too small. Prices are in squared distortion (or "
+        "harm) per unit."
+    )
+    return join(
+        [tag("h3", "Budgets"), table(head, rows), tag("p", note, class_="small muted"), _facts(facts)],
+    )
+
+
+_FATES: Final = {
+    "drop": "dropped",
+    "degrade": "told more coarsely, then dropped",
+    "defer": "deferred, then dropped",
+    "raise": "an error",
+}
+
+
+def _amount(n: int, currency: str) -> str:
+    """A whole amount, and the unit where it is not the budget's own."""
+    return format_amount(n, "latency") if currency == "latency" else f"{n:,}"
+
+
+def _agents_table(run: Run) -> Html | None:
+    """What each agent sent; folded away where they are many."""
+    if run.booked is None or not run.booked.agents:
+        return None
+    rows = [
+        (
+            str(line.agent),
+            f"{line.messages:,}",
+            f"{line.bits:,}",
+            f"{100 * line.share:.1f} %",
+            f"{100 * line.gate_rate:.1f} %",
+        )
+        for line in run.booked.agents
+    ]
+    shown = table(("agent", "messages", "wire bits charged", "share of the bill", "rounds in which it spoke"), rows)
+    if len(rows) > 14:
+        shown = tag("details", tag("summary", f"The bill of {len(rows)} agents"), shown)
+    return join([tag("h3", "The bill, by agent"), shown])
+
+
 def _bill_table(run: Run) -> Html | None:
     """The bill by edge; folded away where it is long."""
     if run.booked is None:
@@ -613,13 +687,15 @@ def _run_facts(run: Run) -> list[tuple[str, Content]]:
     balance = ledger.spent + ledger.leased + ledger.available - ledger.granted
     right = "spent + leased + available = granted, to the bit" if balance == 0 else f"off by {balance:,} bits"
     facts: list[tuple[str, Content]] = [
-        ("budget", f"{result.budget}, shared by all agents" if result.budget else "none: what was sent was granted"),
+        ("budget", result.budget or "none: what was sent was granted"),
         (
             "ledger",
             f"granted {ledger.granted:,} bits, spent {ledger.spent:,}, leased {ledger.leased:,}, "
             f"available {ledger.available:,}: {right}",
         ),
-        ("for want of bits", f"{ledger.dropped:,} messages dropped, {ledger.degraded:,} degraded"),
+        ("for want of budget", f"{ledger.dropped:,} messages dropped, {ledger.degraded:,} degraded")
+        if not result.budgets
+        else ("seen by agents", "what is left of the budget" if result.show_budget else "nothing of the budget"),
         ("bit price", f"{result.bit_price:.3g} reward per bit"),
         (
             "codec",

@@ -17,7 +17,7 @@ from commlib.experiments import evidence, figures, page, report
 from commlib.experiments.evidence import group_runs, read_run
 from commlib.experiments.report import saving_against_dense, summary_table, write_report
 from commlib.journal import Journal
-from commlib.ledger import Entry, Ledger, Receipt
+from commlib.ledger import Entry, Ledger, Receipt, Terms
 from commlib.records import Estimate, Result, RunFolder, write_json
 
 VOID = {"meta", "br", "hr", "img", "path", "use", "rect", "circle", "line", "stop"}
@@ -413,9 +413,93 @@ def test_the_bill_adds_up_to_what_was_spent(runs):
 
 def test_spending_is_drawn_against_the_budget_where_there_is_one(runs):
     with_budget, without = figures.budget_over_time(runs[0]), figures.budget_over_time(runs[2])
-    assert "could be spent (budget 64 bit/step)" in texts(with_budget)
-    assert not any("budget" in text for text in texts(without))
+    assert {"could be spent", "64 bit/step", "spent"} <= texts(with_budget)
+    assert "could be spent" not in texts(without)
+    assert len(with_budget.axes) == len(without.axes) == 1, "no prices were noted"
     assert {row.leased for row in runs[0].booked.rounds} == {64 * 64}
+
+
+def budget_line(account, budget, currency, **changed):
+    figures = {"granted": 1000, "spent": 400, "wanted": 450, "n_full": 0, "price": 0.0, "bit_price": None}
+    return {"account": account, "budget": budget, "currency": currency, **figures, "is_binding": False, **changed}
+
+
+@pytest.fixture
+def rationed(tmp_path):
+    """A run with three budgets, of which messages bind, and prices of two of them."""
+    budgets = [
+        budget_line("bits", "64 bit/step", "bits"),
+        budget_line("messages/step", "3 messages/step", "messages", spent=990, wanted=2345, n_full=7, price=0.125,
+                    bit_price=0.5, is_binding=True),
+        budget_line("latency/run", "5 s/run", "latency", granted=5_000_000, spent=2_500_000),
+    ]  # fmt: skip
+    folder = make_run(
+        tmp_path / "run", with_budget=True, budgets=budgets, allocation="value", when_out="defer", show_budget=True,
+        ledger={"granted": 1, "spent": 1, "leased": 0, "available": 0, "dropped": 3, "degraded": 5, "deferred": 8},
+    )  # fmt: skip
+    with Ledger(Journal(folder.journal)) as ledger:
+        for account, terms in (
+            ("messages/step", Terms("messages", "step", 3)), ("latency/run", Terms("latency", "run", 5_000_000)),
+            ("spare", Terms("bits", "", 0)),
+        ):  # fmt: skip
+            ledger.open_account(account, terms)
+        for r in range(10):
+            ledger.grant(192, 2 * r, account="messages/step")
+            ledger.settle_at(ledger.lease("host-0", 192, r, account="messages/step"), 100 + r)
+            ledger.withdraw(92 - r, 2 * r + 1, account="messages/step")
+            ledger.note_price("messages/step", 0.01 * (r + 1), r)
+            ledger.note_price("bits", 0.5 if r > 5 else 0.0, r)
+    return folder
+
+
+def test_the_books_of_every_budget_are_read(rationed):
+    booked = read_run(rationed).booked
+    assert list(booked.capped) == ["bits", "latency/run", "messages/step"]
+    assert [row.spent for row in booked.capped["messages/step"]] == [100 + r for r in range(10)]
+    assert {row.leased for row in booked.capped["messages/step"]} == {192}
+    assert booked.capped["bits"] == booked.rounds
+    assert [price.price for price in booked.prices["messages/step"]] == pytest.approx(
+        [0.01 * (r + 1) for r in range(10)]
+    )
+    assert sum(line.bits for line in booked.agents) == sum(bill.bits for bill in booked.edges)
+
+
+def test_every_budget_has_a_panel_the_binding_one_first_and_prices_stand_beneath(rationed):
+    run = read_run(rationed)
+    figure = figures.budget_over_time(run)
+    figures.to_png(figure)
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["3 messages/step", "64 bit/step", "5 s/run", ""]
+    assert figure.axes[-1].get_ylabel() == "price of a unit"
+    lines = {line.get_label(): list(line.get_ydata()) for line in figure.axes[-1].lines}
+    assert lines["64 bit/step"] == [0.0] * 6 + [0.5] * 4
+    assert len(lines["3 messages/step"]) == 10
+    heights = [bar.get_height() for bar in figure.axes[0].containers[0]]
+    assert heights == [100 + r for r in range(10)]
+
+
+def test_the_page_says_what_each_budget_was_used_for_and_which_one_binds(rationed, tmp_path):
+    write_report([rationed], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert Page(page)
+    plain = re.sub(r"<[^>]+>", "|", page)
+    plain = re.sub(r"\|+", "|", plain)
+    assert "3 messages/step|1,000|990|99.0 %|2,345|7|0.125|0.5|binds" in plain
+    assert "5 s/run|5 s|2.5 s|50.0 %|" in plain
+    assert "binding|3 messages/step holds the others back" in plain
+    assert "when one is out|messages are deferred, then dropped" in plain
+    assert "who goes first|allocation by value" in plain
+    assert "for want of budget|3 messages dropped, 5 degraded, 8 deferred" in plain
+    assert "seen by agents|what is left of the budget" in plain
+    assert "The bill, by agent" in plain
+    assert "and beneath it what a unit cost" in plain
+
+
+def test_a_page_without_budgets_has_no_section_of_them(runs, tmp_path):
+    write_report([runs[2].folder], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "<h3>Budgets</h3>" not in page
+    assert "messages dropped" in page
 
 
 def test_a_long_evaluation_is_drawn_as_means(tmp_path):
