@@ -44,9 +44,9 @@ PRICED_TOGETHER = ("bits", "messages")
 """Currencies that have one even where worlds share frames."""
 WINDOW = 64
 """Episodes that demand is measured over at the least: a single one may want everything, or nothing."""
-MOST_REHEARSALS = 8
+MOST_REHEARSALS = 6
 SETTLED = 0.02
-"""A rehearsal is the last one if demand is as near to its target as this share."""
+"""A rehearsal is the last one if demand is as near to its target as this share, or as it usually scatters."""
 REHEARSAL_SEED = 15_485_863
 """Added to the run's seed, so that rehearsals see neither the episodes of training nor those that count."""
 
@@ -247,7 +247,7 @@ def _is_met(controller: PriceController, demand: float) -> bool:
         return demand <= controller.allowed
     target = controller.allowed * (1 - controller.reserve)
     is_at_its_end = demand > target and math.isclose(controller.price, controller.highest)
-    return abs(demand - target) <= SETTLED * target or is_at_its_end
+    return abs(demand - target) <= max(SETTLED, controller.scatter) * target or is_at_its_end
 
 
 def _tolls_of_latency(price: float, network: Network) -> list[Toll]:
