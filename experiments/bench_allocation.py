@@ -7,7 +7,8 @@ each other, and an equal split, which is what a budget per agent comes to, is wr
 One team per seed is trained without a budget, and plays the same episodes under each budget and rule: with all agents on
 one host, whose frame they share, and with each on a host of its own, over which the pool is shared out, and where every
 host that speaks has to tell the silence of its other worlds, too. Rules are named in `commlib.rationing`. `priority`
-guarantees the three quiet desks 10 % of the pool each and gives the rest to desk 0. `first` serves desk 0 first because it comes first in the plan: here that happens to be the order of need.
+guarantees the three quiet desks 10 % of the pool each and gives the rest to desk 0. `first` serves desk 0 first because it
+comes first in the plan: here that happens to be the order of need.
 
 Prices do not act here (`bit_price` 0): what is measured is the knapsack of each round.
 """
