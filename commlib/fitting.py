@@ -172,9 +172,8 @@ class Fitting:
 
     def _cut(self, packing: Packing, chosen: Flags, offers: list[Offer], limits: Sequence[Limit]) -> list[Offer]:
         """As many of the chosen messages as fit under all limits: each limit in turn cuts off the end of its queue."""
-        while (
-            True
-        ):  # each turn leaves fewer; a cut can break another limit, as fewer messages share what a frame weighs
+        # Each turn leaves fewer. A cut can break another limit, as fewer messages share what a frame weighs beside them.
+        while True:
             over = next((limit for limit in limits if self._is_over(limit, offers)), None)
             if over is None:
                 return offers
