@@ -212,7 +212,7 @@ class Desk:
     ) -> Sent:
         """Observations [W, n, O] to paid frames: the first round of a step."""
         self._draft(round_number, observation, elapsed, alive)
-        return self.post(round_number, alive, allowance)
+        return self.post(allowance)
 
     def draft(
         self,
@@ -235,7 +235,7 @@ class Desk:
     ) -> Replied:
         """Frames of a round to those of the next, which has this number, and receipts."""
         heard = self._redraft(round_number, frames, alive)
-        return Replied(self.post(round_number, alive, allowance), heard)
+        return Replied(self.post(allowance), heard)
 
     def redraft(
         self, round_number: int, frames: dict[int, bytes], alive: NDArray[np.bool_], scopes: Sequence[Scope]
@@ -253,9 +253,9 @@ class Desk:
         self._endpoint.draft(round_number, spoken, alive)
         return received.heard
 
-    def post(self, round_number: int, alive: NDArray[np.bool_], allowance: Allowance | None) -> Sent:
+    def post(self, allowance: Allowance | None) -> Sent:
         """What was drafted, or what is allowed of it, as paid frames."""
-        return self._endpoint.post(round_number, alive, allowance)
+        return self._endpoint.post(allowance)
 
     @property
     def _endpoint(self) -> Endpoint:

@@ -173,7 +173,7 @@ class PostOffice:
         seen = [(number, observation[:, block], elapsed, alive) for block in self._blocks]
         if self.till.needs_claims:
             claims = self._runtime.each("desk.draft", [(*one, self.till.scopes) for one in seen])
-            sent = self._posted(number, alive, claims)
+            sent = self._posted(number, claims)
         else:
             sent = self._allowed("desk.speak", seen, self.till.lease(number))
         carried = [self._carried(number, sent)]
@@ -194,14 +194,14 @@ class PostOffice:
         if self.till.needs_claims:
             redrafted = self._runtime.each("desk.redraft", [(*bag, self.till.scopes) for bag in bags])
             self.till.book_receipts(number - 1, [r.heard for r in redrafted])
-            return self._carried(number, self._posted(number, alive, [r.claims for r in redrafted]))
+            return self._carried(number, self._posted(number, [r.claims for r in redrafted]))
         replied = self._allowed("desk.reply", bags, self.till.lease(number))
         self.till.book_receipts(number - 1, [r.heard for r in replied])
         return self._carried(number, [r.sent for r in replied])
 
-    def _posted(self, number: int, alive: NDArray[np.bool_], claims: list[list[Claims]]) -> list[Sent]:
+    def _posted(self, number: int, claims: list[list[Claims]]) -> list[Sent]:
         """What goes of what hosts want."""
-        return self._allowed("desk.post", [(number, alive)] * len(claims), self.till.lease(number, claims))
+        return self._allowed("desk.post", [()] * len(claims), self.till.lease(number, claims))
 
     def _allowed(
         self, method: str, arguments: Sequence[tuple[Any, ...]], allowances: Sequence[Allowance | None]

@@ -28,7 +28,7 @@ TIERS = (0.25, 1.0, 4.0, 16.0)
 """The shares of the rate weight at which a message's tiers are told, beside the finest, where a harm decides."""
 
 
-@dataclass
+@dataclass(slots=True, eq=False)
 class Draft:
     """What the agents of a trunk want to say in a round.
 
@@ -73,7 +73,7 @@ class Coverage:
         return flags
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class Drafting:
     """A host at its desk in one round: what its agents say, and what it costs and harms to tell that in another way.
 
@@ -81,7 +81,7 @@ class Drafting:
         number: of the round.
         plan, codec, gate, tariff, coverage: those of the host; `seats` is where the sender of each route sits among the local
             agents, [r], by trunk.
-        n_worlds: W; awake: the live ones.
+        alive: the worlds that are, bool [W]; awake: which these are.
         spoken: what the agents say.
     """
 
@@ -92,7 +92,7 @@ class Drafting:
     tariff: Tariff
     coverage: Coverage
     seats: Mapping[int, Index]
-    n_worlds: int
+    alive: Flags
     awake: Index
     spoken: Spoken
 
@@ -103,8 +103,8 @@ class Drafting:
         expected = self.codec.expected(context)
         wanted = self._chosen(trunk, said, context, expected)
         quiet = self._quiet(trunk, self.spoken.silent[seats, self.awake], said, expected, context)
-        wanted[quiet] = expected[quiet]
-        draft = Draft(trunk, said, context, expected, wanted, ~quiet, says(self.codec, wanted, expected, ~quiet))
+        wanted[quiet], is_open = expected[quiet], ~quiet
+        draft = Draft(trunk, said, context, expected, wanted, is_open, says(self.codec, wanted, expected, is_open))
         if self.tariff.tolls:
             self._pay_tolls(draft)
         return draft
@@ -223,7 +223,7 @@ class Drafting:
         dice, is_drawn = np.zeros(len(context)), silent.dtype != bool
         if self.gate.draws or is_drawn:
             routes = self.plan.trunks[trunk].routes
-            thrown = [dice_of(self.gate.seed, self.number, r.sender, self.n_worlds)[self.awake] for r in routes]
+            thrown = [dice_of(self.gate.seed, self.number, r.sender, len(self.alive))[self.awake] for r in routes]
             dice = np.concatenate(thrown)
         quiet: Flags = dice < silent.ravel() if is_drawn else silent.ravel().astype(bool)
         if self.gate.rule != "none":

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import NamedTuple
 
 import numpy as np
@@ -61,7 +62,7 @@ class Sent(NamedTuple):
         n_degraded: messages told more coarsely than was wanted, to fit.
         n_deferred: messages put off in this round; n_late: those put off before that went in it.
         wanted: what each cap of the allowance would have been charged without any, in its order.
-        longest_wanted_bits: the longest frame that would have been sent.
+        longest_wanted_bits: the longest frame that would have been sent; 0 where nothing was capped.
     """
 
     frames: dict[int, bytes]
@@ -167,11 +168,12 @@ class Endpoint:
             allowance: what may be spent; what no longer fits is treated as the rationing says. None: no limit.
         """
         self.draft(round_number, spoken, alive)
-        return self.post(round_number, alive, allowance)
+        return self.post(allowance)
 
     def draft(self, round_number: int, spoken: Spoken, alive: Flags) -> None:
         """Settle what the local agents want to say; `post` sends it, or what is allowed of it."""
-        if not np.isfinite(spoken.vectors).all():
+        vectors = spoken.vectors
+        if not (isfinite(np.vdot(vectors, vectors)) or np.isfinite(vectors).all()):  # the former is the quicker one
             raise AgentError(f"host {self.host}: a message in round {round_number} holds NaN or infinity")
         drafting = Drafting(
             round_number,
@@ -181,7 +183,7 @@ class Endpoint:
             Tariff(self.rate_weight, self.tolls),
             self._coverage,
             self._seats,
-            self.n_worlds,
+            alive,
             np.flatnonzero(alive),
             spoken,
         )
@@ -197,42 +199,38 @@ class Endpoint:
         """What the drafts want to send of what is in each scope, for whoever shares out a pool."""
         return self._fitting.claims(scopes)
 
-    def post(self, round_number: int, alive: Flags, allowance: Allowance | None = None) -> Sent:
-        """Send the drafts, or what is allowed of them, and charge it.
+    def post(self, allowance: Allowance | None = None) -> Sent:
+        """Send what was drafted, or what is allowed of it, and charge it.
 
         Raises:
             OverBudget: not everything is allowed, and the rationing says that this ends the run. Nothing has moved.
         """
-        fitting = self._fitting
-        wanted = () if allowance is None else fitting.wanted(allowance)
-        offers = fitting.full if allowance is None else fitting.fitted(allowance, wanted)
+        fitting, drafting = self._fitting, self._fitting.drafting
+        offers, longest = fitting.full, 0
+        wanted: tuple[int, ...] = ()
+        if allowance is not None:
+            wanted, longest = fitting.wanted(allowance), max((offer.bits for offer in offers), default=0)
+            offers = fitting.fitted(allowance, wanted)
         frames: dict[int, bytes] = {}
         bills: list[Bill] = []
-        estimate = 0.0
+        estimate, n_open, n_spoken = 0.0, 0, 0
         for draft, (codes, kept, letter) in zip(fitting.drafts, offers, strict=True):
-            coded = np.ones_like(kept) if self.codec.silence_is_coded else kept
-            estimate += float(self.codec.estimate_bits(codes[coded], draft.context[coded]).sum())
+            trunk, context = draft.trunk, draft.context
+            coded = (codes, context) if self.codec.silence_is_coded else (codes[kept], context[kept])
+            estimate += float(self.codec.estimate_bits(*coded).sum())
             for position, column in enumerate(codes.T):
                 self.usage[position] += np.bincount(column, minlength=self.codec.alphabet)
             if self.recorded is not None:
-                self.recorded.append((draft.context, codes))
-            self.mouths[draft.trunk].said(codes, alive, was_sent=letter is not None)
-            self._told[draft.trunk] = (fitting.drafting.awake, draft.context, codes)
+                self.recorded.append((context, codes))
+            self.mouths[trunk].said(codes, drafting.alive, was_sent=letter is not None)
+            self._told[trunk] = (drafting.awake, context, codes)
+            n_open += int(np.count_nonzero(draft.open))
             if letter is not None:
-                frames[draft.trunk] = letter.data
-                messages = counted(kept, len(self._seats[draft.trunk]))
-                bills.append(Bill(draft.trunk, messages, letter.bits, letter.stream_bits))
-        sent = Sent(
-            frames,
-            bills,
-            estimate,
-            n_open=sum(int(draft.open.sum()) for draft in fitting.drafts),
-            n_spoken=sum(sum(bill.messages) for bill in bills),
-            n_dropped=0,
-            dropped_bits=0,
-            wanted=wanted,
-            longest_wanted_bits=max((offer.bits for offer in fitting.full), default=0),
-        )
+                frames[trunk] = letter.data
+                messages = counted(kept, len(self._seats[trunk]))
+                n_spoken += sum(messages)
+                bills.append(Bill(trunk, messages, letter.bits, letter.stream_bits))
+        sent = Sent(frames, bills, estimate, n_open, n_spoken, 0, 0, wanted=wanted, longest_wanted_bits=longest)
         return sent if offers is fitting.full and not self._waiting else self._accounted(sent, offers)
 
     def _accounted(self, sent: Sent, offers: list[Offer]) -> Sent:

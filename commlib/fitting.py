@@ -327,7 +327,7 @@ class Packing(NamedTuple):
 
 def counted(kept: Flags, n_routes: int) -> tuple[int, ...]:
     """How many messages are kept on each route."""
-    return tuple(kept.reshape(n_routes, -1).sum(1).tolist())
+    return tuple(np.add.reduce(kept.reshape(n_routes, -1), 1, np.int64).tolist())
 
 
 def without(chosen: Flags, some: Index) -> Flags:

@@ -170,9 +170,9 @@ def test_no_cap_is_ever_broken_and_everything_is_counted(data):
             spoken = spoken_of(numbers, len(plan.agents_of(end.host)), len(alive), *kinds)
             allowance = data.draw(st.none() | allowances(plan))
             end.draft(number, spoken, alive)
-            free = deepcopy(end).post(number, alive)
+            free = deepcopy(end).post()
             news = sum(int((draft.spoken & ~draft.is_late).sum()) for draft in end._fitting.drafts)
-            sent, offers = posted(end, number, alive, allowance)
+            sent, offers = posted(end, allowance)
             check_degraded(end, sent, offers)
             if allowance is None:
                 assert (sent.frames, sent.n_spoken) == (free.frames, free.n_spoken)
@@ -197,12 +197,12 @@ def test_no_cap_is_ever_broken_and_everything_is_counted(data):
             assert deferred == done + end.n_put_off
 
 
-def posted(end, number, alive, allowance):
+def posted(end, allowance):
     """What is sent, and the offers that it was made of."""
     fitting, made = end._fitting, [end._fitting.full]
     fitted = fitting.fitted
     fitting.fitted = lambda *arguments: made.append(fitted(*arguments)) or made[-1]
-    return end.post(number, alive, allowance), made[-1]
+    return end.post(allowance), made[-1]
 
 
 @given(st.data())
@@ -216,15 +216,15 @@ def test_a_raise_moves_nothing(data):
         spoken = spoken_of(numbers, len(plan.agents_of(end.host)), len(alive), False, False, False)
         allowance = data.draw(allowances(plan))
         end.draft(number, spoken, alive)
-        free = deepcopy(end).post(number, alive)
+        free = deepcopy(end).post()
         is_enough = all(charged(plan, cap, free.bills) <= cap.amount for cap in allowance.caps) and (
             allowance.frame_bits is None or all(bill.bits <= allowance.frame_bits for bill in free.bills)
         )
         if is_enough:
-            sent = end.post(number, alive, allowance)
+            sent = end.post(allowance)
             check_held(plan, allowance, sent)
         else:
             with pytest.raises(OverBudget, match=f"host {end.host} has {free.n_spoken} messages in round {number}"):
-                end.post(number, alive, allowance)
-            sent = end.post(number, alive)
+                end.post(allowance)
+            sent = end.post()
         assert (sent.frames, sent.bills, sent.estimate_bits) == (free.frames, free.bills, free.estimate_bits)
