@@ -224,7 +224,7 @@ class Desk:
     ) -> list[Claims]:
         """Observations [W, n, O] to what the agents want to send in each scope; `post` sends it."""
         self._draft(round_number, observation, elapsed, alive)
-        return [self._endpoint.claims(alive, scope) for scope in scopes]
+        return self._endpoint.claims(scopes)
 
     def _draft(self, round_number: int, observation: Vectors, elapsed: float, alive: NDArray[np.bool_]) -> None:
         self._nth = 0
@@ -242,7 +242,7 @@ class Desk:
     ) -> Redrafted:
         """Frames of a round to what the agents want to send in the next one, which has this number, and receipts."""
         heard = self._redraft(round_number, frames, alive)
-        return Redrafted([self._endpoint.claims(alive, scope) for scope in scopes], heard)
+        return Redrafted(self._endpoint.claims(scopes), heard)
 
     def _redraft(self, round_number: int, frames: dict[int, bytes], alive: NDArray[np.bool_]) -> list[Bill]:
         received = self._endpoint.receive(round_number - 1, frames, alive)

@@ -11,6 +11,7 @@ import torch
 
 from commlib.agents.desk import Desk
 from commlib.agents.learner import Learner
+from commlib.agents.packing import to_arrays, to_tensors
 from commlib.errors import HostError
 
 
@@ -48,3 +49,15 @@ class AgentHost:
     def call(self, path: str, *arguments: Any) -> Any:  # noqa: ANN401
         """Call a method by its dotted path, such as ``learner.say``."""
         return attrgetter(path)(self)(*arguments)
+
+
+class HostProcess(AgentHost):
+    """An agent host at the far end of a Ray call."""
+
+    def ping(self) -> int:
+        """Answer, once the process is up."""
+        return self.host
+
+    def call_packed(self, path: str, arguments: Any) -> Any:  # noqa: ANN401
+        """`call` with tensors packed as arrays both ways."""
+        return to_arrays(self.call(path, *to_tensors(arguments)))

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from commlib.agents.runtime import Runtime
 from commlib.agents.till import Books, Till, Use
-from commlib.errors import BudgetError
+from commlib.errors import BudgetError, OverBudget
 from commlib.exchange import Sent
 from commlib.plan import Plan
 from commlib.rationing import Allowance, Claims, Tariff
@@ -172,16 +172,17 @@ class PostOffice:
         """
         seen = [(number, observation[:, block], elapsed, alive) for block in self._blocks]
         if self.till.needs_claims:
-            sent = self._posted(number, alive, self._asked("desk.draft", seen))
+            claims = self._runtime.each("desk.draft", [(*one, self.till.scopes) for one in seen])
+            sent = self._posted(number, alive, claims)
         else:
-            sent = self._asked("desk.speak", seen, self.till.lease(number))
+            sent = self._allowed("desk.speak", seen, self.till.lease(number))
         carried = [self._carried(number, sent)]
         for later in range(number + 1, number + self._n_rounds):
             self.till.begin(later, int(alive.sum()))
             carried.append(self._next(later, alive, carried[-1].frames))
         last = number + self._n_rounds - 1
         bags = self._bags(carried[-1].frames)
-        acted = self._asked(
+        acted = self._runtime.each(
             "desk.act", [(last, bag, alive, uniform[:, block]) for bag, block in zip(bags, self._blocks, strict=True)]
         )
         self.till.book_receipts(last, [a.heard for a in acted])
@@ -191,27 +192,28 @@ class PostOffice:
         """Another round of the same step, with this number, after the frames of the last one."""
         bags = [(number, bag, alive) for bag in self._bags(frames)]
         if self.till.needs_claims:
-            redrafted = self._asked("desk.redraft", bags)
+            redrafted = self._runtime.each("desk.redraft", [(*bag, self.till.scopes) for bag in bags])
             self.till.book_receipts(number - 1, [r.heard for r in redrafted])
             return self._carried(number, self._posted(number, alive, [r.claims for r in redrafted]))
-        replied = self._asked("desk.reply", bags, self.till.lease(number))
+        replied = self._allowed("desk.reply", bags, self.till.lease(number))
         self.till.book_receipts(number - 1, [r.heard for r in replied])
         return self._carried(number, [r.sent for r in replied])
 
-    def _asked(
-        self, method: str, arguments: Sequence[tuple[Any, ...]], allowances: Sequence[Allowance | None] | None = None
-    ) -> list[Any]:
-        """Call every host with its arguments, and its allowance where there is one, or else the scopes of its claims."""
-        if method in ("desk.draft", "desk.redraft"):
-            arguments = [(*own, self.till.scopes) for own in arguments]
-        elif allowances is not None:
-            arguments = [(*own, allowance) for own, allowance in zip(arguments, allowances, strict=True)]
-        return self._runtime.each(method, arguments)
-
     def _posted(self, number: int, alive: NDArray[np.bool_], claims: list[list[Claims]]) -> list[Sent]:
         """What goes of what hosts want."""
-        allowances = self.till.lease(number, claims)
-        return self._runtime.each("desk.post", [(number, alive, allowance) for allowance in allowances])
+        return self._allowed("desk.post", [(number, alive)] * len(claims), self.till.lease(number, claims))
+
+    def _allowed(
+        self, method: str, arguments: Sequence[tuple[Any, ...]], allowances: Sequence[Allowance | None]
+    ) -> list[Any]:
+        """Call every host with its arguments and its allowance; where one refuses to do with less, nothing stays leased."""
+        try:
+            return self._runtime.each(
+                method, [(*own, allowance) for own, allowance in zip(arguments, allowances, strict=True)]
+            )
+        except OverBudget:
+            self.till.release()
+            raise
 
     def _carried(self, number: int, sent: list[Sent]) -> Carried:
         """Pay for what hosts hand over."""
@@ -232,7 +234,8 @@ def check_bills(plan: Plan, sent: list[Sent]) -> None:
     """Carry nothing that was not billed: a host's word is checked against the bytes that it hands over.
 
     Raises:
-        BudgetError: a frame that is not the host's own, or bills that do not add up to the frames.
+        BudgetError: a frame that is not the host's own, or bills that do not add up to the frames, or name no message that
+            bears the price.
     """
     for host, s in enumerate(sent):
         strange = [index for index in s.frames if plan.trunks[index].source != host]
@@ -246,6 +249,13 @@ def check_bills(plan: Plan, sent: list[Sent]) -> None:
                 f"host {host} billed {sum(bill.bits for bill in s.bills)} bits for frames of {sum(weighed.values())} bits, "
                 f"or one frame at the price of another; nothing is sent"
             )
+        for bill in s.bills:
+            n_routes = len(plan.trunks[bill.trunk].routes)
+            if len(bill.messages) != n_routes or min(bill.messages) < 0 or not any(bill.messages):
+                raise BudgetError(
+                    f"host {host} billed a frame of trunk {bill.trunk} to {bill.messages} messages on {n_routes} routes, which "
+                    f"nobody could pay; nothing is sent"
+                )
 
 
 def _add_up(tally: Tally, sent: list[Sent], *, is_signal: bool) -> None:

@@ -10,30 +10,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from types import TracebackType
 from typing import Any
 
-import numpy as np
 import ray
-import torch
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from commlib.agents.host import AgentHost
 from commlib.errors import CommlibError, HostError
 
-
-class _HostProcess(AgentHost):
-    """An agent host at the far end of a Ray call."""
-
-    def ping(self) -> int:
-        """Answer, once the process is up."""
-        return self.host
-
-    def call_packed(self, path: str, arguments: Any) -> Any:  # noqa: ANN401
-        """`call` with tensors packed as arrays both ways."""
-        return to_arrays(self.call(path, *to_tensors(arguments)))
-
-
-RemoteHost = ray.remote(_HostProcess)
 CALL_SECONDS = 120.0
 START_SECONDS = 180.0
 INLINE_BYTES = 1 << 20
@@ -46,12 +30,14 @@ class RayRuntime:
     name = "ray"
 
     def __init__(self, n_hosts: int, *, call_seconds: float = CALL_SECONDS) -> None:
+        from commlib.agents.host import HostProcess
+
         self.n_hosts = n_hosts
         self._call_seconds = call_seconds
         self._started_ray = _join_or_start()
         self._actors: list[Any] = []
         try:
-            options = RemoteHost.options(num_cpus=_cpu_share(n_hosts), max_restarts=0, max_task_retries=0)
+            options = ray.remote(HostProcess).options(num_cpus=_cpu_share(n_hosts), max_restarts=0, max_task_retries=0)
             self._actors = [options.remote(host) for host in range(n_hosts)]
             self._get([actor.ping.remote() for actor in self._actors], START_SECONDS, "start")
         except BaseException:
@@ -60,6 +46,8 @@ class RayRuntime:
 
     def each(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Call a method of every host; all at once, answers in host order."""
+        from commlib.agents.packing import to_arrays, to_tensors
+
         pending = [
             actor.call_packed.remote(method, to_arrays(args))
             for actor, args in zip(self._actors, arguments, strict=True)
@@ -79,13 +67,8 @@ class RayRuntime:
         except RayActorError as error:
             why = " ".join(str(error).split()).split(". ")[0].rstrip(".")
             raise HostError(f"an agent host died during {what!r} ({why}); continue the run with --resume") from error
-        except RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, CommlibError):
-                raise cause from error
-            raise HostError(f"{what!r} failed on a host: {type(cause).__name__}: {_in_a_line(cause)}") from error
         except RayError as error:
-            raise HostError(f"Ray failed during {what!r}: {_in_a_line(error)}") from error
+            raise _failure(error, what) from error
         return answers
 
     def close(self) -> None:
@@ -98,6 +81,90 @@ class RayRuntime:
         if self._started_ray:
             ray.shutdown()
             self._started_ray = False
+
+
+class Process:
+    """A plain object in a process of its own that Ray starts again whenever it dies.
+
+    What the object knew is lost then: it is made anew from the same arguments, so what must stay is kept on disk. A call
+    is delivered at most once; one that was under way as the process died fails. A `Process` may be sent to other actors.
+    """
+
+    def __init__(self, build: Any, *arguments: Any, cpu_share: float, call_seconds: float = CALL_SECONDS) -> None:  # noqa: ANN401
+        self._name = build.__name__
+        self._call_seconds = call_seconds
+        options = ray.remote(build).options(num_cpus=cpu_share, max_restarts=-1, max_task_retries=0)
+        self._actor: Any = options.remote(*arguments)
+
+    def call(self, method: str, *arguments: Any) -> Any:  # noqa: ANN401
+        """Call a method and wait for its answer.
+
+        Raises:
+            HostError: no answer came. The call may have been made or not; ask again only if that does no harm.
+        """
+        return self.begin(method, *arguments).answer(self._call_seconds)
+
+    def begin(self, method: str, *arguments: Any) -> Pending:  # noqa: ANN401
+        """Call a method, and go on meanwhile."""
+        return Pending(getattr(self._actor, method).remote(*arguments), f"{self._name}.{method}")
+
+    def end(self) -> None:
+        """End the process for good."""
+        if ray.is_initialized():
+            ray.kill(self._actor, no_restart=True)
+
+
+class Pending:
+    """A call under way."""
+
+    def __init__(self, ref: Any, what: str) -> None:  # noqa: ANN401
+        self._ref = ref
+        self._what = what
+
+    def is_over(self) -> bool:
+        """Whether it was answered, or failed."""
+        return bool(ray.wait([self._ref], timeout=0)[0])
+
+    def answer(self, seconds: float = CALL_SECONDS) -> Any:  # noqa: ANN401
+        """Wait for the answer."""
+        try:
+            return ray.get(self._ref, timeout=seconds)
+        except GetTimeoutError as error:
+            raise HostError(
+                f"no answer to {self._what!r} within {seconds:g} s; the process hangs or is stopped, or the machine is "
+                f"overloaded"
+            ) from error
+        except RayActorError as error:
+            raise HostError(f"the process died during {self._what!r} and is started again; ask once more") from error
+        except RayError as error:
+            raise _failure(error, self._what) from error
+
+
+class OnRay:
+    """A stay on Ray; when it ends, Ray ends as well if we started it."""
+
+    def __init__(self, n_processes: int) -> None:
+        self._started_ray = _join_or_start()
+        self.cpu_share = _cpu_share(n_processes)
+
+    def __enter__(self) -> OnRay:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._started_ray:
+            ray.shutdown()
+
+
+def _failure(error: RayError, what: str) -> CommlibError:
+    """Our own error out of a task's, or a sentence on any other."""
+    if isinstance(error, RayTaskError):
+        cause = error.cause
+        if isinstance(cause, CommlibError):
+            return cause
+        return HostError(f"{what!r} failed on a host: {type(cause).__name__}: {_in_a_line(cause)}")
+    return HostError(f"Ray failed during {what!r}: {_in_a_line(error)}")
 
 
 def _in_a_line(error: BaseException) -> str:
@@ -141,38 +208,3 @@ def _join_or_start() -> bool:
             f"are ours, and that RAY_AUTH_MODE and the token match"
         ) from error
     return True
-
-
-def to_arrays(value: Any) -> Any:  # noqa: ANN401 (any nesting of tuples, lists and dicts)
-    """Tensors as numpy arrays, which Ray ships without copies; everything else as it is."""
-    if isinstance(value, torch.Tensor):
-        return _Array(value.detach().numpy())
-    return _mapped(value, to_arrays)
-
-
-def to_tensors(value: Any) -> Any:  # noqa: ANN401
-    """Back again, writable."""
-    if isinstance(value, _Array):
-        return torch.from_numpy(value.array.copy())
-    if isinstance(value, np.ndarray) and not value.flags.writeable:
-        return value.copy()
-    return _mapped(value, to_tensors)
-
-
-class _Array:
-    """Marks an array that was a tensor."""
-
-    __slots__ = ("array",)
-
-    def __init__(self, array: np.ndarray[Any, Any]) -> None:
-        self.array = array
-
-
-def _mapped(value: Any, function: Any) -> Any:  # noqa: ANN401
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(function(item) for item in value))
-    if isinstance(value, list | tuple):
-        return type(value)(function(item) for item in value)
-    if isinstance(value, dict):
-        return {key: function(item) for key, item in value.items()}
-    return value

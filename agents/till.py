@@ -14,16 +14,19 @@ import numpy as np
 
 from commlib.budget import Budget, Budgets, Network
 from commlib.errors import BudgetError, ConfigError
-from commlib.exchange import Bill, Sent, shares
+from commlib.exchange import Bill, Sent
+from commlib.frame import shares
 from commlib.journal import MAIN, Entry, Lease, Receipt
 from commlib.ledger import Ledger
 from commlib.plan import Plan, incoming
-from commlib.rationing import Allowance, Cap, Claims, Rationing, Scope, divide_over_hosts
+from commlib.rationing import Allowance, Cap, Claims, Part, Rationing, Scope, divide_over_hosts
 
 ALLOWANCE_STEP = 2
 """Allowance numbers in a round: one for the grant, one for what is withdrawn at its end."""
 EVERYBODY = "everybody"
 """The holder of what a round costs as a whole: of the currencies rounds and latency."""
+NOBODY = Claims(np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
+"""Nothing is claimed."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Books:
         network: how long frames take, for budgets of latency.
         first_round: the number of the next round.
         left: what the accounts of a run have left, by name; the allowance of a whole run where it is not there.
-        clock: seconds, for budgets per second.
+        clock: seconds since 1970, for budgets per second: several plays of one second share its allowance.
     """
 
     ledger: Ledger
@@ -46,7 +49,7 @@ class Books:
     network: Network | None = None
     first_round: int = 0
     left: dict[str, int] = field(default_factory=dict)
-    clock: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = time.time
 
 
 def open_books(ledger: Ledger, budgets: Budgets, network: Network | None = None) -> None:
@@ -76,7 +79,7 @@ class Use:
         granted: what could be spent. Of a run, and of an account without a cap: what was.
         spent: what was charged.
         wanted: what would have been charged if no allowance had been too small.
-        n_full: rounds in which the account had too little for what was wanted.
+        n_full: rounds in which the account, or somebody's part of it, was too little for what was wanted.
     """
 
     granted: int = 0
@@ -86,11 +89,18 @@ class Use:
 
 
 class Account:
-    """One budget in a play: what is left of its allowance, and where in the books it stands."""
+    """One budget in a play: what is left of its allowance, whom it concerns, and where in the books it stands."""
 
-    def __init__(self, name: str, budget: Budget, books: Books, n_rounds: int) -> None:
+    def __init__(self, name: str, budget: Budget, books: Books, plan: Plan, n_hosts: int, n_rounds: int) -> None:
         self.name, self.budget, self.use = name, budget, Use()
         self.scope = Scope(budget.agents, budget.edge)
+        blocks = [plan.agents_of(host) for host in range(n_hosts)]
+        n_agents = [sum(map(self.scope.has, block)) for block in blocks]
+        self.hosts = [host for host, n in enumerate(n_agents) if n or self.scope.is_everybodys]
+        """The hosts that can have spending in its scope."""
+        self.n_agents = [n_agents[host] for host in self.hosts]
+        self.routes = [[nth for nth, r in enumerate(t.routes) if self.scope.covers(r)] for t in plan.trunks]
+        """Which routes of each trunk are in its scope."""
         self.allowance = 0
         self.left = books.left.get(name, budget.amount or 0) if budget.per == "run" else 0
         self.leases: list[Lease] = []
@@ -121,17 +131,33 @@ class Account:
         if self.budget.per == "round" or (self.budget.per == "step" and nth == 0):
             self._grant(n_alive, ALLOWANCE_STEP * number)
         elif self.budget.per == "second":
-            window = int(self._clock())
-            if window != self._window:
-                self.expire(ALLOWANCE_STEP * (self._window or 0) + 1)
-                self._window = window
-                self._grant(n_alive, ALLOWANCE_STEP * window)
+            self._tick()
 
     def _grant(self, n_worlds: int, sequence: int) -> None:
         if self.is_capped:
             self.left = self.allowance = self.budget.allowance(n_worlds)
             self.use.granted += self.allowance
             self._ledger.grant(self.allowance, sequence, account=self.name)
+
+    def _tick(self) -> None:
+        """Look at the clock: what earlier seconds left is gone, and this one has an allowance, if it was not granted yet.
+
+        The second goes on when a play is over, so what is left is asked of the ledger.
+        """
+        window = int(self._clock())
+        if window != self._window:
+            self._window, self.allowance = window, self.budget.amount or 0
+            self._ledger.withdraw(self.allowance, window, account=self.name)
+            before = self._ledger.statement(self.name).granted
+            self.use.granted += self._ledger.grant(self.allowance, window, account=self.name).granted - before
+        self.left = self._ledger.statement(self.name).available
+
+    def lease(self, holder: str, amount: int, number: int) -> Lease:
+        """Hold an amount for a round; of a second, what was held in this round when it was played before."""
+        if self.budget.per == "second":
+            known = self._ledger.journal.lease((holder, self._ledger.epoch(holder), number), self.name)
+            amount = amount if known is None else known.lease.bits
+        return self._ledger.lease(holder, amount, number, account=self.name)
 
     def expire(self, sequence: int) -> None:
         """What was not used of the allowance is gone."""
@@ -149,8 +175,6 @@ class Account:
         """The episode is over."""
         if self.budget.per == "episode":
             self.expire(ALLOWANCE_STEP * self._first + 1)
-        if self.budget.per == "second" and self._window is not None:
-            self.expire(ALLOWANCE_STEP * self._window + 1)
         if self.budget.per == "run" or not self.is_capped:
             self.use.granted = self.use.spent
 
@@ -165,12 +189,17 @@ class Till:
 
     def __init__(self, books: Books, plan: Plan, n_hosts: int, n_rounds: int = 1) -> None:
         self.ledger, self.n_hosts = books.ledger, n_hosts
-        self.accounts = [Account(name, b, books, n_rounds) for name, b in books.budgets.accounts().items()]
+        budgets = books.budgets.accounts().items()
+        self.accounts = [Account(name, budget, books, plan, n_hosts, n_rounds) for name, budget in budgets]
         self._main, self._rationing, self._network = self.accounts[0], books.rationing, books.network
         self._capped = [account for account in self.accounts if account.is_capped]
+        self._pools = [a for a in self._capped if not a.is_shared_by_rounds and len(a.hosts) > 1]
+        self.scopes = [account.scope for account in self._pools]
+        """The scopes of the pools that several hosts share, for their claims."""
+        self.needs_claims = bool(self._pools) and books.rationing.needs_claims
+        """Whether hosts must say what they want before they are given their allowance."""
         self._routes = [trunk.routes for trunk in plan.trunks]
         self._source = [trunk.source for trunk in plan.trunks]
-        self._agents = [plan.agents_of(host) for host in range(n_hosts)]
         self._edges = [
             {
                 trunk: list(zip(*(column.tolist() for column in edges[:3]), strict=True))
@@ -185,21 +214,6 @@ class Till:
     def is_capped(self) -> bool:
         """Whether anything is."""
         return bool(self._capped)
-
-    @property
-    def needs_claims(self) -> bool:
-        """Whether hosts must say what they want before they are given their allowance."""
-        return self.n_hosts > 1 and bool(self._pools) and self._rationing.needs_claims
-
-    @property
-    def scopes(self) -> list[Scope]:
-        """The scopes of the pools that hosts share, for their claims."""
-        return [account.scope for account in self._pools]
-
-    @property
-    def _pools(self) -> list[Account]:
-        """The accounts whose messages may be of several hosts."""
-        return [a for a in self._capped if not a.is_shared_by_rounds and len(self._hosts_in(a.scope)) > 1]
 
     @property
     def left_share(self) -> float:
@@ -239,44 +253,41 @@ class Till:
                     most = self._lease_round(account, number)
                     frame_bits = most if frame_bits is None or (most is not None and most < frame_bits) else frame_bits
                     continue
-                hosts = self._hosts_in(account.scope)
-                amounts = self._divided(account, number, hosts, claims)
+                parts = self._divided(account, number, claims)
                 account.leases = []
-                for host, amount in zip(hosts, amounts, strict=True):
-                    held = self.ledger.lease(self._holders[host], amount, number, account=account.name)
+                for host, part in zip(account.hosts, parts, strict=True):
+                    held = account.lease(self._holders[host], part.amount, number)
                     account.leases.append(held)
-                    caps[host].append(Cap(account.budget.currency, amount, account.scope))
+                    caps[host].append(Cap(account.budget.currency, held.bits, account.scope, part.guaranteed))
         return [Allowance(tuple(some), frame_bits) for some in caps]
+
+    def release(self) -> None:
+        """The round was called off before anything was sent."""
+        with self.ledger.round():
+            for account in self._capped:
+                for lease in account.leases:
+                    self.ledger.release(lease)
 
     def _lease_round(self, account: Account, number: int) -> int | None:
         """Lease what the round costs as a whole; the longest frame that this allows, in bits."""
         share = account.share_of(number)
         if account.budget.currency == "rounds":
-            can_pay = account.left >= self._n_alive
-            account.leases = [
-                self.ledger.lease(EVERYBODY, self._n_alive if can_pay else 0, number, account=account.name)
-            ]
-            return None if can_pay else 0
+            share = self._n_alive if account.left >= self._n_alive else 0
+        held = account.lease(EVERYBODY, share, number)
+        account.leases = [held]
+        if account.budget.currency == "rounds":
+            return None if held.bits else 0
         assert self._network is not None  # `open_books` asks for it
-        account.leases = [self.ledger.lease(EVERYBODY, share, number, account=account.name)]
-        return self._network.frame_bits(share, self._n_alive)
+        return self._network.frame_bits(held.bits, self._n_alive)
 
-    def _divided(
-        self, account: Account, number: int, hosts: list[int], claims: Sequence[Sequence[Claims]] | None
-    ) -> list[int]:
-        """What each of these hosts may spend of an account."""
+    def _divided(self, account: Account, number: int, claims: Sequence[Sequence[Claims]] | None) -> list[Part]:
+        """What each host of an account may spend of it."""
+        wanted = [NOBODY] * len(account.hosts)
+        if claims is not None and account in self._pools:
+            nth = self._pools.index(account)
+            wanted = [claims[host][nth] for host in account.hosts]
         share = account.share_of(number)
-        if len(hosts) == 1:
-            return [share]
-        n_agents = [sum(1 for agent in self._agents[host] if account.scope.has(agent)) for host in hosts]
-        nobody = Claims(np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
-        nth = self._pools.index(account)
-        wanted = [nobody if claims is None else claims[host][nth] for host in hosts]
-        return divide_over_hosts(wanted, self._rationing, share, account.budget.currency, n_agents)
-
-    def _hosts_in(self, scope: Scope) -> list[int]:
-        """The hosts that can have spending in a scope."""
-        return [host for host, block in enumerate(self._agents) if any(scope.has(agent) for agent in block)]
+        return divide_over_hosts(wanted, self._rationing, share, account.budget.currency, account.n_agents)
 
     def settle(self, number: int, sent: Sequence[Sent]) -> None:
         """Pay for the frames before they are carried; one commit."""
@@ -289,9 +300,8 @@ class Till:
             for lease, s in zip(self._main.leases, sent, strict=True):
                 self.ledger.settle(lease, [entry for bill in s.bills for entry in self._entries(lease, number, bill)])
             self._count(self._main, sum(spent))
-            for account in self._capped:
-                if account is not self._main:
-                    self._settle_at(account, sent)
+            if len(self.accounts) > 1:
+                self._settle_others(sent)
             self._count_wanted(sent)
             for kind in ("dropped", "degraded", "deferred"):
                 n_messages = sum(getattr(s, f"n_{kind}") for s in sent)
@@ -301,18 +311,26 @@ class Till:
             for account in self._capped:
                 account.end(number)
 
-    def _settle_at(self, account: Account, sent: Sequence[Sent]) -> None:
-        """Charge a round to an account whose entries stand elsewhere."""
-        if account.is_shared_by_rounds:
-            cost = self._cost_of_round(account, max((8 * len(f) for s in sent for f in s.frames.values()), default=0))
-            self.ledger.settle_at(account.leases[0], cost)
-            self._count(account, cost)
-            return
-        hosts = self._hosts_in(account.scope)
-        for lease, host in zip(account.leases, hosts, strict=True):
-            cost = sum(self._cost_of(account, bill) for bill in sent[host].bills)
-            self.ledger.settle_at(lease, cost)
-            self._count(account, cost)
+    def _settle_others(self, sent: Sequence[Sent]) -> None:
+        """Charge a round to the accounts whose entries stand in the main one."""
+        longest = max((8 * len(frame) for s in sent for frame in s.frames.values()), default=0)
+        shared = [[(bill, shares(bill.bits, bill.messages)) for bill in s.bills] for s in sent]
+        for account in self._capped:
+            if account is self._main:
+                continue
+            if account.is_shared_by_rounds:
+                costs = [self._cost_of_round(account, longest)]
+            elif account.budget.currency == "bits":
+                costs = [
+                    sum(paid[r] for bill, paid in shared[h] for r in account.routes[bill.trunk]) for h in account.hosts
+                ]
+            else:
+                costs = [
+                    sum(b.messages[r] for b, _ in shared[h] for r in account.routes[b.trunk]) for h in account.hosts
+                ]
+            for lease, cost in zip(account.leases, costs, strict=True):
+                self.ledger.settle_at(lease, cost)
+                self._count(account, cost)
 
     def _cost_of_round(self, account: Account, longest_frame_bits: int) -> int:
         """What a round costs as a whole, whose longest frame is of this size."""
@@ -321,12 +339,6 @@ class Till:
         if account.budget.currency == "rounds" or self._network is None:
             return self._n_alive
         return self._network.round_us(self._n_alive, longest_frame_bits)
-
-    def _cost_of(self, account: Account, bill: Bill) -> int:
-        """What a frame costs an account."""
-        paid = shares(bill.bits, bill.messages) if account.budget.currency == "bits" else bill.messages
-        routes = self._routes[bill.trunk]
-        return sum(n for n, route in zip(paid, routes, strict=True) if account.scope.covers(route))
 
     def _count(self, account: Account, cost: int) -> None:
         account.left -= cost
@@ -341,13 +353,15 @@ class Till:
         for account in self._capped:
             if account.is_shared_by_rounds:
                 wanted = self._cost_of_round(account, longest)
+                is_full = wanted > account.leases[0].bits
             else:
-                wanted = 0
-                for host in self._hosts_in(account.scope):  # the caps of a host stand in the order of the accounts
-                    wanted += sent[host].wanted[taken[host]]
+                wanted, is_full = 0, False
+                for host, lease in zip(account.hosts, account.leases, strict=True):
+                    asked = sent[host].wanted[taken[host]]  # the caps of a host stand in the order of the accounts
+                    wanted, is_full = wanted + asked, is_full or asked > lease.bits
                     taken[host] += 1
             account.use.wanted += wanted
-            account.use.n_full += wanted > sum(lease.bits for lease in account.leases)
+            account.use.n_full += is_full
 
     def _entries(self, lease: Lease, number: int, bill: Bill) -> Iterator[Entry]:
         """A debit for each route of a frame that said something."""

@@ -65,7 +65,7 @@ class Budget:
             raise ConfigError(
                 f"the budget {text!r} is of {currency}, which all agents share; leave out {whose.strip()!r}"
             )
-        return replace(budget, **_scope(whose.strip(), text))
+        return _scoped(budget, whose.strip(), text)
 
     def __str__(self) -> str:
         if self.amount is None:
@@ -95,7 +95,8 @@ class Budget:
     @property
     def terms(self) -> Terms:
         """What the ledger notes of it."""
-        return Terms(self.currency, self.per, self.amount, self.agents, self.edge and tuple(self.edge))
+        edge = None if self.edge is None else (self.edge.sender, self.edge.receiver)
+        return Terms(self.currency, self.per, self.amount, self.agents, edge)
 
     def allowance(self, n_worlds: int) -> int:
         """Give the amount to grant for a round, step or episode of `n_worlds` live worlds, for the run, or for a second.
@@ -126,7 +127,12 @@ class Budgets:
         """
         if text is None or text.strip().casefold() in ("none", "null", "unlimited"):
             return cls()
-        return cls(tuple(Budget.parse(part) for part in re.split("[,;]", text)))
+        budgets = tuple(Budget.parse(part) for part in re.split("[,;]", text))
+        if any(budget.amount is None for budget in budgets):
+            raise ConfigError(
+                f"one of the budgets {text!r} is 'unlimited', which caps nothing beside others; leave it out"
+            )
+        return cls(budgets)
 
     def __post_init__(self) -> None:
         seen: dict[str, Budget] = {}
@@ -194,16 +200,17 @@ def parse_agents(text: str) -> tuple[int, ...] | None:
     return tuple(sorted(agents))
 
 
-def _scope(whose: str, text: str) -> dict[str, object]:
+def _scoped(budget: Budget, whose: str, text: str) -> Budget:
+    """The budget for whom the words name."""
     word, _, rest = whose.partition(" ")
     if whose in _EACH:
-        return {"each": whose}
+        return replace(budget, each=whose)
     edge = re.fullmatch(r"\s*(\d{1,9})\s*->\s*(\d{1,9})\s*", rest, re.ASCII)
     if word == "edge" and edge is not None:
-        return {"edge": Edge(int(edge[1]), int(edge[2]))}
+        return replace(budget, edge=Edge(int(edge[1]), int(edge[2])))
     agents = parse_agents(rest)
     if word in ("agent", "agents") and agents is not None:
-        return {"agents": agents}
+        return replace(budget, agents=agents)
     raise ConfigError(
         f"cannot read whose budget {text!r} is; write it like 'agent 2: ...', 'agents 0-3: ...', 'edge 0->1: ...', "
         f"'each agent: ...' or 'each edge: ...'"

@@ -27,6 +27,8 @@ import binascii
 import hashlib
 import struct
 import zlib
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import msgpack
@@ -144,3 +146,14 @@ def check_run(frame: Frame, expected: bytes) -> None:
             f"the frame speaks {frame.run.hex()}, we speak {expected.hex()}: the two ends have different codecs or "
             f"graphs; load the same run on both"
         )
+
+
+def shares(total: int, counts: Sequence[int]) -> list[int]:
+    """A frame's bits, shared out over its messages: for each route what its messages bear, in whole bits that add up.
+
+    >>> shares(14, [1, 0, 2, 1])
+    [3, 0, 7, 4]
+    """
+    n = sum(counts)
+    marks = [total * said // n for said in accumulate(counts)] if n else [total] * len(counts)
+    return [mark - before for mark, before in zip(marks, [0, *marks], strict=False)]

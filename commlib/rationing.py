@@ -5,7 +5,8 @@ and for the fleet that shares the boats. Not the ledger, which only says how man
 
 Rules of allocation:
 
-    value         most value per bit first (greedy knapsack: Dantzig 1957, Oper. Res. 5(2), sec. 2)
+    value         most value per bit (per message, of a budget of messages) first: the greedy knapsack (Dantzig 1957,
+                  Oper. Res. 5(2), sec. 2)
     first         first come, first served: in the order of the plan, hosts and their agents ascending
     equal         every agent has an equal share, and spends it by value per bit
     proportional  every agent has a share by what it wants to spend
@@ -16,9 +17,10 @@ Shapes: m messages that want to be sent, n agents.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Final, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,10 +63,22 @@ class Rationing:
     when_out: WhenOut = "drop"
     defer_rounds: int = 2
 
+    def for_team(self, n_agents: int) -> Rationing:
+        """The same; raises ConfigError when a group is of agents that the team does not have."""
+        strangers = [agent for group in self.groups for agent in group.agents if agent >= n_agents]
+        if strangers:
+            raise ConfigError(f"a group of the allocation priority is for agent {strangers[0]}, there are {n_agents}")
+        return self
+
     @property
     def needs_claims(self) -> bool:
         """Whether hosts must say what they want before a pool can be shared out over them."""
         return self.allocation != "equal"
+
+    @property
+    def divides(self) -> bool:
+        """Whether each agent has a part of a pool of its own."""
+        return self.allocation in ("equal", "proportional")
 
 
 class Scope(NamedTuple):
@@ -93,11 +107,15 @@ EVERYBODY: Final = Scope()
 
 
 class Cap(NamedTuple):
-    """The most, in bits or messages, that a host may spend in a round, over all worlds, on what is in the scope."""
+    """The most, in bits or messages, that a host may spend in a round, over all worlds, on what is in the scope.
+
+    `guaranteed` is, for each group of `priority`, the part of it that is theirs if they want it.
+    """
 
     currency: Currency
     amount: int
     scope: Scope = EVERYBODY
+    guaranteed: tuple[int, ...] = ()
 
 
 class Toll(NamedTuple):
@@ -145,52 +163,97 @@ class Claims(NamedTuple):
     value: NDArray[np.float64]
     overhead_bits: int = 0
 
-    @property
-    def density(self) -> NDArray[np.float64]:
-        """Value per bit."""
-        density: NDArray[np.float64] = self.value / np.maximum(self.bits, LEAST_BITS)
+    def of(self, which: Index | NDArray[np.bool_]) -> Claims:
+        """Some of the messages, without overhead."""
+        return Claims(self.sender[which], self.bits[which], self.value[which])
+
+    def costs(self, currency: Currency) -> NDArray[np.float64]:
+        """What each message costs in this currency, [m]."""
+        return self.bits if currency == "bits" else np.ones(len(self.bits))
+
+    def density(self, currency: Currency) -> NDArray[np.float64]:
+        """Value per unit of this currency, [m]."""
+        density: NDArray[np.float64] = self.value / np.maximum(self.costs(currency), LEAST_BITS)
         return density
 
 
-def order(claims: Claims, rationing: Rationing, pool_bits: float) -> Index:
-    """The messages, those that are to be served first at the front.
+class Part(NamedTuple):
+    """What a host may spend of a pool, and of that, for each group of `priority`, what is set aside for it."""
 
-    Under `priority`, each group is first served up to its share of the pool, then all of the first group, and so on.
+    amount: int
+    guaranteed: tuple[int, ...] = ()
+
+
+def order(claims: Claims, rationing: Rationing, currency: Currency, guaranteed: Sequence[float]) -> Index:
+    """The messages, those that are to be served first from a pool of this currency at the front.
+
+    Under `priority`, each group is first served up to what it is guaranteed, then all of the first group, and so on.
     """
-    by_value = np.argsort(-claims.density, kind="stable")
     if rationing.allocation == "first":
-        return np.arange(len(by_value))
+        return np.arange(len(claims.bits))
+    by_value = np.argsort(-claims.density(currency), kind="stable")
     if rationing.allocation != "priority":
         return by_value
-    rank = np.full(len(by_value), len(rationing.groups))
-    is_late = np.ones(len(by_value), bool)
-    for nth, group in reversed(list(enumerate(rationing.groups))):  # who is in two groups is in the first
-        mine = np.isin(claims.sender, group.agents)
-        rank[mine] = nth
-    for nth, group in enumerate(rationing.groups):
-        queue = by_value[rank[by_value] == nth]
-        is_late[queue] = np.cumsum(claims.bits[queue]) > group.share * pool_bits
+    rank, is_late = _ranked(claims, rationing.groups, currency, guaranteed, by_value)
     return by_value[np.lexsort((rank[by_value], is_late[by_value]))]
 
 
-def shares_of(claims: Claims, allocation: Allocation, agents: Sequence[int], amount: int) -> list[int]:
+def _ranked(
+    claims: Claims, groups: Sequence[Group], currency: Currency, guaranteed: Sequence[float], by_value: Index
+) -> tuple[Index, NDArray[np.bool_]]:
+    """The group of each message, [m], and whether it goes beyond what that is guaranteed; agents in none come last."""
+    rank, is_late = np.full(len(by_value), len(groups)), np.ones(len(by_value), bool)
+    for nth, group in reversed(list(enumerate(groups))):  # who is in two groups is in the first
+        rank[np.isin(claims.sender, group.agents)] = nth
+    costs = claims.costs(currency)
+    for nth, most in enumerate(guaranteed):
+        queue = by_value[rank[by_value] == nth]
+        is_late[queue] = np.cumsum(costs[queue]) > most
+    return rank, is_late
+
+
+def shares_of(
+    claims: Claims, allocation: Allocation, agents: Sequence[int], amount: int, currency: Currency
+) -> list[int]:
     """What each of these agents may have of an amount, in whole units that add up; all of it, where no rule divides it.
 
     >>> some = Claims(np.array([0, 0, 2]), np.array([6.0, 6.0, 4.0]), np.ones(3))
-    >>> shares_of(some, "equal", [0, 1, 2], 100), shares_of(some, "proportional", [0, 1, 2], 100)
+    >>> shares_of(some, "equal", [0, 1, 2], 100, "bits"), shares_of(some, "proportional", [0, 1, 2], 100, "bits")
     ([34, 33, 33], [75, 0, 25])
     """
     if allocation == "equal":
         least, n_odd = divmod(amount, len(agents))
         return [least + (nth < n_odd) for nth in range(len(agents))]
     if allocation == "proportional":
-        wanted = np.array([claims.bits[claims.sender == agent].sum() for agent in agents])
-        return divided(amount, wanted)
+        costs = claims.costs(currency)
+        return divided(amount, np.array([costs[claims.sender == agent].sum() for agent in agents]))
     return [amount] * len(agents)
 
 
+def within_shares(
+    claims: Claims, allocation: Allocation, agents: Sequence[int], amount: int, currency: Currency
+) -> NDArray[np.bool_]:
+    """For which messages [m] the share of their agent is enough, most value first; of bits, when frames are paid for.
+
+    >>> some = Claims(np.array([0, 0, 2]), np.array([6.0, 6.0, 4.0]), np.array([1.0, 2.0, 1.0]), overhead_bits=24)
+    >>> within_shares(some, "equal", [0, 1, 2], 48, "bits").tolist()
+    [False, True, True]
+    """
+    left = amount - (claims.overhead_bits if currency == "bits" else 0)
+    costs, density, fits = claims.costs(currency), claims.density(currency), np.zeros(len(claims.bits), bool)
+    for agent, share in zip(agents, shares_of(claims, allocation, agents, max(0, left), currency), strict=True):
+        mine = np.flatnonzero(claims.sender == agent)
+        queue = mine[np.argsort(-density[mine], kind="stable")]
+        fits[queue] = np.cumsum(costs[queue]) <= share
+    return fits
+
+
 def divided(amount: int, weights: NDArray[np.float64]) -> list[int]:
-    """A whole amount divided by weights, in whole units that add up to it; evenly, where all weights are 0."""
+    """A whole amount divided by weights, in whole units that add up to it; evenly, where all weights are 0.
+
+    >>> divided(10, np.array([1.0, 0.0, 2.0])), divided(10, np.zeros(3))
+    ([3, 0, 7], [3, 3, 4])
+    """
     total = float(weights.sum())
     running = np.arange(1, len(weights) + 1) / len(weights) if total <= 0 else np.cumsum(weights) / total
     marks = [min(amount, int(amount * share + 1e-9)) for share in running[:-1].tolist()] + [amount]
@@ -199,7 +262,7 @@ def divided(amount: int, weights: NDArray[np.float64]) -> list[int]:
 
 def divide_over_hosts(
     claims: Sequence[Claims], rationing: Rationing, amount: int, currency: Currency, n_agents: Sequence[int]
-) -> list[int]:
+) -> list[Part]:
     """What each host may spend of a pool, in whole units that add up to it.
 
     Args:
@@ -209,28 +272,89 @@ def divide_over_hosts(
         currency: bits or messages.
         n_agents: how many agents of each host it is for.
     """
-    if rationing.allocation == "equal" or not sum(len(one.sender) for one in claims):
-        return divided(amount, np.array(n_agents, np.float64))
-    costs = [one.bits if currency == "bits" else np.ones(len(one.bits)) for one in claims]
+    guaranteed = guaranteed_of(rationing, amount)
+    if len(claims) == 1:
+        return [Part(amount, guaranteed)]
+    if rationing.allocation == "equal" or not any(len(one.sender) for one in claims):
+        return [Part(part, guaranteed_of(rationing, part)) for part in divided(amount, np.array(n_agents, np.float64))]
     overhead = np.array([one.overhead_bits if currency == "bits" else 0 for one in claims], np.float64)
     if rationing.allocation == "proportional":
-        return divided(amount, np.array([cost.sum() for cost in costs]) + overhead)
+        weights = np.array([one.costs(currency).sum() for one in claims]) + overhead
+        return [Part(part) for part in divided(amount, weights)]
     host = np.repeat(np.arange(len(claims)), [len(one.sender) for one in claims])
-    everything = Claims(*(np.concatenate([one[nth] for one in claims]) for nth in range(3)))
-    cost = np.concatenate(costs)
-    served = order(everything, rationing, amount)
-    is_first = np.zeros(len(served), bool)
-    is_first[np.unique(host[served], return_index=True)[1]] = True  # the first message of a host pays for its frames
-    spent = cost[served] + is_first * overhead[host[served]]
-    fits = np.cumsum(spent) <= amount
-    granted = np.bincount(host[served][fits], spent[fits], len(claims))
+    everything = Claims(
+        np.concatenate([one.sender for one in claims]),
+        np.concatenate([one.bits for one in claims]),
+        np.concatenate([one.value for one in claims]),
+    )
+    queues = [order(_bearing(everything, host, overhead), rationing, currency, guaranteed)]
+    if rationing.allocation == "value":
+        queues.append(_host_by_host(everything, host, overhead, currency))
+    filled = [_filled(queue, everything.costs(currency), host, overhead, amount) for queue in queues]
+    served, costs, fits = max(filled, key=lambda one: float(everything.value[one.served[one.fits]].sum()))
+    granted = np.bincount(host[served][fits], costs[fits], len(claims))
     if not fits.any():  # not even one: whoever comes first may try
-        granted[host[served[0]]] = 1
-    floor = np.floor(granted * amount / max(amount, float(granted.sum())))
-    left = amount - int(floor.sum())
+        granted[host[served[0]]] = 1.0
     # What is over goes to hosts that got something: their frames may weigh a little more than was estimated.
-    extra = divided(left, (granted > 0).astype(np.float64))
-    return [int(part) + more for part, more in zip(floor.tolist(), extra, strict=True)]
+    amounts = divided(amount, granted.astype(np.float64))
+    if rationing.allocation != "priority":
+        return [Part(part) for part in amounts]
+    aside = _set_aside(everything, host, served[fits], rationing, currency, guaranteed, len(claims))
+    return [Part(part, mine) for part, mine in zip(amounts, aside, strict=True)]
+
+
+class _Filled(NamedTuple):
+    """A queue of messages, what each costs in it, and which of them a pool pays for."""
+
+    served: Index
+    costs: NDArray[np.float64]
+    fits: NDArray[np.bool_]
+
+
+def _filled(
+    served: Index, costs: NDArray[np.float64], host: Index, overhead: NDArray[np.float64], amount: int
+) -> _Filled:
+    """Serve a queue until the pool is empty; the first message of a host pays for its frames."""
+    paid = costs[served]
+    speaking, first = np.unique(host[served], return_index=True)
+    paid[first] += overhead[speaking]
+    return _Filled(served, paid, np.cumsum(paid) <= amount)
+
+
+def _bearing(claims: Claims, host: Index, overhead: NDArray[np.float64]) -> Claims:
+    """The messages, each with its part of its host's frames: a host with little to say is dear to serve."""
+    n_messages = np.bincount(host, minlength=len(overhead))
+    return claims._replace(bits=claims.bits + (overhead / np.maximum(n_messages, 1))[host])
+
+
+def _host_by_host(claims: Claims, host: Index, overhead: NDArray[np.float64], currency: Currency) -> Index:
+    """A queue in which a host is served whole before the next one: the other greedy filling, where frames are dear."""
+    worth, cost = (np.bincount(host, column, len(overhead)) for column in (claims.value, claims.costs(currency)))
+    per_host = worth / np.maximum(cost + overhead, LEAST_BITS)
+    return np.lexsort((-claims.density(currency), -per_host[host]))
+
+
+def _set_aside(
+    claims: Claims,
+    host: Index,
+    served: Index,
+    rationing: Rationing,
+    currency: Currency,
+    guaranteed: Sequence[float],
+    n_hosts: int,
+) -> list[tuple[int, ...]]:
+    """What each host must set aside for each group: what those of its messages cost that go on the group's guarantee."""
+    by_value = np.argsort(-claims.density(currency), kind="stable")
+    rank, is_late = _ranked(claims, rationing.groups, currency, guaranteed, by_value)
+    early = served[~is_late[served]]
+    aside = np.zeros((n_hosts, len(guaranteed)))
+    np.add.at(aside, (host[early], rank[early]), claims.costs(currency)[early])
+    return [tuple(math.ceil(bits) for bits in mine) for mine in aside.tolist()]
+
+
+def guaranteed_of(rationing: Rationing, amount: int) -> tuple[int, ...]:
+    """What is set aside of an amount for each group."""
+    return tuple(int(group.share * amount) for group in rationing.groups)
 
 
 def parse_groups(text: str | None) -> tuple[Group, ...]:
@@ -250,7 +374,7 @@ def parse_groups(text: str | None) -> tuple[Group, ...]:
             raise ConfigError(f"cannot read the group {part.strip()!r}; write it like 'agents 0-2: 50 %' or 'agent 3'")
         groups.append(Group(agents, float(share.strip().removesuffix("%") or 0) / 100))
     total = sum(group.share for group in groups)
-    if total > 1:
+    if total > 1 + 1e-9:
         raise ConfigError(f"the groups {text!r} are guaranteed {total:.0%} together; at most 100 % is there")
     return tuple(groups)
 
@@ -263,16 +387,3 @@ def _is_share(text: str) -> bool:
         return text.strip().endswith("%") and 0 <= float(number) <= 100
     except ValueError:
         return False
-
-
-def rank_within(chosen: NDArray[np.bool_], served: Index) -> NDArray[np.int64]:
-    """The place of each message [m] in the queue of those that are chosen; it means nothing for the others."""
-    rank: NDArray[np.int64] = np.empty(len(served), np.int64)
-    rank[served] = np.cumsum(chosen[served]) - 1
-    return rank
-
-
-__all__: list[Any] = [
-    "ALLOCATIONS", "EVERYBODY", "Allocation", "Allowance", "Cap", "Claims", "Group", "Rationing", "Scope", "Tariff", "Toll",
-    "WhenOut",     "divide_over_hosts", "divided", "order", "parse_groups", "rank_within", "shares_of",
-]  # fmt: skip

@@ -40,6 +40,16 @@ BENCHES: Final = {
         "commlib.experiments.bench_tiers",
         "a router that chooses how finely to tell each message, against telling all alike",
     ),
+    "allocation": (
+        "commlib.experiments.bench_allocation",
+        "who goes first under a tight budget: five rules, on a world of unequal needs",
+    ),
+    "price": (
+        "commlib.experiments.bench_price",
+        "prices that follow a budget: one team under five budgets, one that changes, and two at once",
+    ),
+    "ledger": ("commlib.experiments.bench_ledger", "charges out of leases against a call to the ledger for each"),
+    "chaos": ("commlib.experiments.bench_chaos", "`ledger --chaos`: one budget, while hosts and the ledger are killed"),
     "scale": ("commlib.experiments.bench_scale", "a round of up to 8,192 agents, by open edges; ledger and audit on"),
 }
 

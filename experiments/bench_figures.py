@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from commlib.experiments.figures import _LINES, _MARKERS, _OKABE_ITO, INK, MUTED, PAPER, _figure, _set_up
 
@@ -45,7 +45,7 @@ class Line:
 
 
 def lines(
-    panels: Mapping[str, Sequence[Line]],
+    curves: Mapping[str, Sequence[Line]],
     x: str,
     y: str,
     *,
@@ -54,18 +54,34 @@ def lines(
     joined: bool = True,
 ) -> Figure:
     """A panel of lines for each title, side by side; bounds are grey and without markers."""
-    figure = _figure(4.6 * len(panels), 4.4)
+    return panels([Panel(title, own, x, y, log_x, log_y) for title, own in curves.items()], joined=joined)
+
+
+class Panel(NamedTuple):
+    """Some lines, and what they stand over."""
+
+    title: str
+    lines: Sequence[Line]
+    x: str
+    y: str
+    log_x: bool = False
+    log_y: bool = False
+
+
+def panels(some: Sequence[Panel], *, joined: bool = True) -> Figure:
+    """Panels side by side, with one legend."""
+    figure = _figure(4.6 * len(some), 4.4)
     figure.set_facecolor(PAPER)
-    for (title, curves), ax in zip(panels.items(), figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
+    for panel, ax in zip(some, figure.subplots(1, len(some), squeeze=False)[0], strict=True):
         _set_up(ax)
-        if log_x:
+        if panel.log_x:
             ax.set_xscale("log")
-        if log_y:
+        if panel.log_y:
             ax.set_yscale("log")
-        ax.set_title(title, fontsize=10.5, color=INK, loc="left")
-        ax.set_xlabel(x)
-        ax.set_ylabel(y)
-        _draw_lines(ax, curves, joined=joined)
+        ax.set_title(panel.title, fontsize=10.5, color=INK, loc="left")
+        ax.set_xlabel(panel.x)
+        ax.set_ylabel(panel.y)
+        _draw_lines(ax, panel.lines, joined=joined)
     labels: dict[str, Artist] = {}
     for ax in figure.axes:
         handles, names = ax.get_legend_handles_labels()

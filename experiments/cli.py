@@ -633,7 +633,8 @@ def _doctor(argv: list[str]) -> int:
 
 def _bench(argv: list[str]) -> int:
     parser = _Parser("commlib bench", description="Measure one thing on this machine, side by side with its rivals.")
-    parser.add_argument("name", metavar="NAME", help="codec, wire, shannon, collapse or scale")
+    parser.add_argument("name", metavar="NAME", help="codec, wire, shannon, collapse, scale, tiers or ledger")
+    parser.add_argument("--chaos", action="store_true", help="of the ledger: its hosts and its own process are killed")
     parser.add_argument("--plot", metavar="FILE.png", type=_png_file, help="draw the figure into this file")
     parser.add_argument("--quick", action="store_true", help="little of everything, in seconds: a try, no measurement")
     parser.add_argument("--seed", type=int, default=0)
@@ -641,13 +642,16 @@ def _bench(argv: list[str]) -> int:
     known = parser.parse_args(argv)
     from commlib.experiments import bench
 
-    bench.find(known.name)
+    if known.chaos and known.name != "ledger":
+        raise ConfigError(f"there is no chaos in the bench {known.name!r}; write commlib bench ledger --chaos")
+    name = "chaos" if known.chaos else known.name
+    bench.find(name)
     from commlib.experiments.evaluate import command_line
     from commlib.experiments.progress import make_display
 
     display = make_display(is_quiet=known.quiet)
     try:
-        outcome = bench.run_bench(known.name, known.seed, command_line(), display.say, quick=known.quick)
+        outcome = bench.run_bench(name, known.seed, command_line(), display.say, quick=known.quick)
     finally:
         display.close()
     _write_json(known.json, outcome.record)
@@ -664,6 +668,61 @@ def _bench(argv: list[str]) -> int:
     return GOOD
 
 
+def _bill(argv: list[str]) -> int:
+    parser = _Parser(
+        "commlib bill",
+        description="What a communication cost, by the standard of docs/accounting.md: from runs and files, or from what a "
+        "paper states (a mask rate, a number of floats, of tokens); several side by side.",
+    )
+    parser.add_argument("paths", metavar="RUN|FILE.json", type=Path, nargs="*", help="run folders, results, bills")
+    parser.add_argument(
+        "--mask-rate", metavar="R", type=float, help="share of the chances to speak that is let through"
+    )
+    parser.add_argument("--floats", metavar="N", type=int, help="numbers in a message; with --mask-rate")
+    parser.add_argument("--float-count", metavar="N", type=float, help="numbers sent in an episode, by all agents")
+    parser.add_argument(
+        "--float-bits", metavar="N", type=int, help="bits of a number; 32 if not given, as an assumption"
+    )
+    parser.add_argument("--tokens", metavar="N", type=float, help="tokens sent in an episode, by all agents")
+    parser.add_argument("--vocabulary", metavar="N", type=int, help="how many tokens, or codes, there are")
+    parser.add_argument("--bytes-per-token", metavar="X", type=float, help="of text; with --tokens")
+    parser.add_argument("--messages", metavar="N", type=float, help="in an episode; with --float-count or --tokens")
+    parser.add_argument("--agents", metavar="N", type=int)
+    parser.add_argument("--steps", metavar="N", type=float, help="of an episode; may be a mean")
+    parser.add_argument("--episodes", metavar="N", type=int, default=1, help="default 1")
+    parser.add_argument("--rounds", metavar="N", type=int, default=1, help="rounds of messages in a step; default 1")
+    parser.add_argument("--edges", metavar="N", type=int, help="open edges, under --charging link; default: all")
+    parser.add_argument("--charging", choices=["link", "broadcast"], help="broadcast if not given, as an assumption")
+    parser.add_argument(
+        "--header-bits", metavar="N", type=int, help="of each message; without it nothing is said of wire"
+    )
+    parser.add_argument("--title", metavar="TEXT", help="name of the bill")
+    parser.add_argument("--source", metavar="TEXT", help="paper or program that states the figures")
+    parser.add_argument("--place", metavar="TEXT", default="", help="table or section of it")
+    parser.add_argument("--schema", action="store_true", help="write the JSON schema of a bill, and nothing else")
+    _add_common(parser)
+    known = parser.parse_args(argv)
+    if known.schema:
+        from commlib.bill import schema
+
+        _write_json(known.json or "-", schema())
+        return GOOD
+    from commlib.experiments.bills import bills_json, bills_table, explained, read_bills, stated_bill
+
+    stated = stated_bill(known)
+    bills = [*([stated] if stated else []), *(bill for path in known.paths for bill in read_bills(path))]
+    if not bills:
+        raise Usage(
+            f"nothing to bill: give a run, a file, --mask-rate, --float-count or --tokens; see `{parser.prog} --help`"
+        )
+    _write_json(known.json, bills_json(bills))
+    console = _console(known.json)
+    console.print(bills_table(bills))
+    for line in explained(bills[0]) if len(bills) == 1 else []:
+        console.print(line, highlight=False, markup=False)
+    return GOOD
+
+
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "demo": ("the main job, small: four methods on Ray actors, the table, a report", _demo),
     "train": ("train a team in stages, then evaluate it over charged frames", _train),
@@ -672,10 +731,14 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "calibrate": ("fit a codec to your own agents or vectors, without training", _calibrate),
     "report": ("table, figures and one self-contained HTML page", _report),
     "audit": ("reconcile a run's books; exit 1 on any difference", _audit),
+    "bill": ("what a communication cost: a run's, or what a paper states, on one axis", _bill),
     "journal": ("a run's books: what stands in them, export, compaction", _journal),
     "top": ("watch a run: who spends how much of which budget, live", _top),
     "verify": ("check that hosts compute what the learner computes", _verify),
-    "bench": ("measure one thing, side by side with its rivals: codec, wire, shannon, collapse, scale, tiers", _bench),
+    "bench": (
+        "measure one thing, side by side with its rivals: codec, wire, shannon, collapse, scale, tiers, ledger",
+        _bench,
+    ),
     "list": ("worlds, codecs, topologies, methods or runs", _list),
     "doctor": ("check this machine, or your own agent, codec or world", _doctor),
 }

@@ -13,30 +13,31 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from commlib.agents.play import Tally, Watcher, play
+from commlib.agents.play import Tally, Watcher
 from commlib.agents.runtime import Runtime
 from commlib.agents.till import Books, open_books
 from commlib.budget import Budgets, Network
 from commlib.config import RunConfig, write_yaml
 from commlib.errors import ConfigError, RunError
 from commlib.experiments.compose import complete, n_hosts, open_runtime, world_of
+from commlib.experiments.control import REHEARSAL_SEED, Control, Stage
 from commlib.experiments.intervals import estimate
-from commlib.experiments.model import Model, furnish, has_router, n_signals
+from commlib.experiments.model import Calibration, Model, furnish, has_router, n_signals
 from commlib.experiments.progress import Display
 from commlib.information import perplexity
 from commlib.journal import Journal
 from commlib.ledger import Ledger, Statement
 from commlib.plan import ABSENCE_RULE, CHARGING_RULES, Plan, make_plan, partition
-from commlib.rationing import Tariff
 from commlib.records import (
     BitFigures,
     Bits,
@@ -97,45 +98,50 @@ def evaluate(
         )
     budgets = config.budgets.for_team(world.spec.n_agents, model.edges)
     network = None if config.network is None else Network.parse(config.network)
-    weight = model.calibration.rate_weight(config.bit_price) if config.rate_aware else 0.0
-    generator = torch.Generator().manual_seed(config.seed + EVALUATION_SEED)
     world.set_progress(1.0)
     ledger = Ledger(journal, budget=budgets.main)
     open_books(ledger, budgets, network)
-    tallies: list[Tally] = []
-    books, done, n_rounds = Books(ledger, budgets, config.rationing, network), 0, len(model.codecs)
+    books = Books(ledger, budgets, config.rationing.for_team(world.spec.n_agents), network)
     config = complete(config, world.spec)
-    n_episodes, n_parallel = config.episodes or 1, config.parallel_worlds or 1
+    n_episodes = config.episodes or 1
+    n_parallel = min(config.parallel_worlds or 1, n_episodes)
+    stage, control = (
+        Stage(runtime, plan, world, model),
+        _control(model.calibration, config, books, n_parallel, world.spec.n_agents),
+    )
+    generator = torch.Generator().manual_seed(config.seed + REHEARSAL_SEED)
+    if control.rehearse(stage, books, n_parallel, n_episodes, generator):
+        furnish(runtime, plan, model)  # what was said in rehearsals is not in the figures
+    rehearsed = time.perf_counter()
+    generator = torch.Generator().manual_seed(config.seed + EVALUATION_SEED)
+    played: list[Played] = []
+    done = 0
     while done < n_episodes:
         n_worlds = min(n_parallel, n_episodes - done)
-        tally = play(
-            runtime,
-            plan,
-            world,
-            books,
-            n_worlds=n_worlds,
-            tariff=Tariff(weight),
-            generator=generator,
-            n_rounds=n_rounds,
-            n_signals=n_signals(model),
-            watcher=watcher,
-        )
-        tallies.append(tally)
-        books = replace(books, first_round=books.first_round + n_rounds * world.spec.n_steps, left=tally.left)
+        control.aim(books.left, n_episodes - done)
+        for account in control.budgets:
+            ledger.note_price(account, control.prices.price(account), books.first_round)
+        tally = stage.play(books, n_worlds, control.tariff, generator, watcher)
+        played.append(Played(tally, control.price_of_a_bit))
+        control.learn(tally.use, n_worlds)
+        books = replace(books, first_round=books.first_round + stage.n_rounds, left=tally.left)
         done += n_worlds
         display.advance("evaluate", done / n_episodes, {"episodes": done})
     usage: NDArray[np.int64] = sum(runtime.each("desk.usage", [()] * runtime.n_hosts))
-    seconds = {"evaluation": round(time.perf_counter() - started, 3)}
+    tallies = [one.tally for one in played]
+    seconds = {"evaluation": round(time.perf_counter() - rehearsed, 3)}
+    if control:
+        seconds["rehearsal"] = round(rehearsed - started, 3)
     throughput = {"evaluation_steps_per_second": round(sum(sum(t.lengths) for t in tallies) / seconds["evaluation"], 1)}
     for name, figure in (training or {}).items():
         (seconds if name.endswith("seconds") else throughput)[name] = figure
-    figures = _figures(config, model, world, plan, tallies, weight)
+    figures = _figures(config, model, world, plan, played)
     return Result(
         **figures,
         runtime=runtime.name,
         hosts=runtime.n_hosts,
         ledger=_ledger_figures(ledger.statement()),
-        budgets=_budget_figures(budgets, tallies),
+        budgets=_budget_figures(budgets, tallies, control, model.calibration),
         allocation=config.allocation if budgets else None,
         when_out=config.when_out if budgets else None,
         codec_health=CodecHealth(
@@ -152,6 +158,15 @@ def evaluate(
         random_return=random_return,
         run=str(run) if run else "",
     )
+
+
+def _control(calibration: Calibration, config: RunConfig, books: Books, n_parallel: int, n_agents: int) -> Control:
+    """The prices that meet the budgets; the one that is given or calibrated, where they do not decide."""
+    if not config.rate_aware:
+        return Control.fixed(0.0)
+    if config.bit_price is not None:
+        return Control.fixed(calibration.rate_weight(config.bit_price))
+    return Control.of(books, calibration, n_agents, n_parallel)
 
 
 def random_return(world: World, config: RunConfig) -> Estimate:
@@ -183,8 +198,10 @@ def _ledger_figures(statement: Statement) -> LedgerFigures:
     )
 
 
-def _budget_figures(budgets: Budgets, tallies: list[Tally]) -> list[BudgetFigures]:
-    """What each budget came to over all batches, and which one binds."""
+def _budget_figures(
+    budgets: Budgets, tallies: list[Tally], control: Control, calibration: Calibration
+) -> list[BudgetFigures]:
+    """What each budget came to over all batches, its last price, and which one binds."""
     figures = []
     for account, budget in budgets.accounts().items():
         if budget.amount is None:
@@ -200,6 +217,10 @@ def _budget_figures(budgets: Budgets, tallies: list[Tally]) -> list[BudgetFigure
                 spent=sum(use.spent for use in uses),
                 wanted=sum(use.wanted for use in uses),
                 n_full=sum(use.n_full for use in uses),
+                price=(price := control.prices.price(account)),
+                bit_price=calibration.bit_price(price)
+                if account in control.budgets and budget.currency == "bits"
+                else None,
             )
         )
     scarce = [one for one in figures if one.n_full or one.price]
@@ -207,11 +228,22 @@ def _budget_figures(budgets: Budgets, tallies: list[Tally]) -> list[BudgetFigure
     return [one.model_copy(update={"is_binding": one is binding}) for one in figures]
 
 
-def _figures(
-    config: RunConfig, model: Model, world: World, plan: Plan, tallies: list[Tally], rate_weight: float
-) -> dict[str, Any]:
-    """What the tallies come to: success, return, bits, messages, and the frontier."""
-    n = world.spec.n_agents
+class Played(NamedTuple):
+    """A batch, and the price of a bit in it, in squared distortion (or harm)."""
+
+    tally: Tally
+    rate_weight: float
+
+
+def _mean(played: list[Played], price: Callable[[float], float]) -> float:
+    """What a rate weight is worth, over all episodes."""
+    prices, counts = zip(*((price(one.rate_weight), len(one.tally.returns)) for one in played), strict=True)
+    return prices[0] if len(set(prices)) == 1 else float(np.average(prices, weights=counts))
+
+
+def _figures(config: RunConfig, model: Model, world: World, plan: Plan, played: list[Played]) -> dict[str, Any]:
+    """What the batches come to: success, return, bits, messages, and the frontier."""
+    n, tallies = world.spec.n_agents, [one.tally for one in played]
 
     def total(name: str) -> float:
         return float(sum(getattr(tally, name) for tally in tallies))
@@ -243,8 +275,8 @@ def _figures(
         "steps": config.steps,
         "charging_rule": f"{config.charging}: {CHARGING_RULES[config.charging]}; {ABSENCE_RULE}; evaluation only",
         "budget": config.budget,
-        "bit_price": calibration.bit_price(rate_weight) if config.bit_price is None else config.bit_price,
-        "rate_weight": rate_weight,
+        "bit_price": _mean(played, calibration.bit_price) if config.bit_price is None else config.bit_price,
+        "rate_weight": _mean(played, float),
         "success": estimate(success),
         "return_": estimate([value for tally in tallies for value in tally.returns]),
         "episode_steps": estimate([float(value) for tally in tallies for value in tally.lengths]),

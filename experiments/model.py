@@ -63,13 +63,27 @@ class Calibration:
         return max(self.rungs, key=lambda r: r.return_ - bit_price * r.bits_per_agent_episode).rate_weight
 
     def bit_price(self, rate_weight: float) -> float:
-        """The least price, in reward per bit, at which this rung is worth more than every rung that spends more bits."""
+        """The price of a rate weight in reward per bit.
+
+        Of a rung it is the least price at which it is worth more than every rung that spends more bits; between two rungs,
+        what the last bit brings: the slope, there, of the concave hull of returns over bits.
+        """
         here = next((r for r in self.rungs if r.rate_weight == rate_weight), None)
-        if here is None:
+        if here is not None:
+            return max(0.0, self._most_per_bit(here, here.bits_per_agent_episode))
+        if not self.rungs:
             return 0.0
-        dearer = [r for r in self.rungs if r.bits_per_agent_episode > here.bits_per_agent_episode + 1e-9]
-        saved = [r.bits_per_agent_episode - here.bits_per_agent_episode for r in dearer]
-        return max([0.0, *((r.return_ - here.return_) / bits for r, bits in zip(dearer, saved, strict=True))])
+        weights, bits = zip(*sorted((r.rate_weight, r.bits_per_agent_episode) for r in self.rungs), strict=True)
+        spent = max(float(np.interp(rate_weight, weights, bits)), min(bits) + 1e-6)
+        fewer = [r for r in self.rungs if r.bits_per_agent_episode < spent]
+        # Chords that span these bits: from each rung the steepest, and of those the flattest is the side of the hull.
+        return max(0.0, min(self._most_per_bit(rung, spent - 2e-9) for rung in fewer))
+
+    def _most_per_bit(self, rung: Rung, bits: float) -> float:
+        """The most return for a bit that any rung which spends more than these bits adds to a rung that spends no more."""
+        dearer = [r for r in self.rungs if r.bits_per_agent_episode > bits + 1e-9]
+        saved = [r.bits_per_agent_episode - rung.bits_per_agent_episode for r in dearer]
+        return max([(r.return_ - rung.return_) / n for r, n in zip(dearer, saved, strict=True)], default=0.0)
 
     def to_json(self) -> dict[str, Any]:
         """As a plain object."""

@@ -21,6 +21,7 @@ from commlib.experiments.world_guide import Guide, guide_8, guide_recall, guide_
 from commlib.experiments.world_predator_prey import predator_prey_easy, predator_prey_medium
 from commlib.experiments.world_secret import Secret
 from commlib.experiments.world_speaker_listener import SpeakerListener
+from commlib.experiments.world_switchboard import Switchboard
 from commlib.experiments.world_traffic_junction import TrafficJunction
 from commlib.plugins import load_object, nearest
 from commlib.world import World, WorldSpec
@@ -40,6 +41,7 @@ _BUILT_IN: dict[str, Callable[[], World]] = {
     "predator_prey_medium_v1": predator_prey_medium,
     "secret_v1": Secret,
     "speaker_listener_v1": SpeakerListener,
+    "switchboard_v1": Switchboard,
     "traffic_junction_easy_v1": TrafficJunction,
 }
 _OF_ANY_SIZE: dict[str, Callable[[int], World]] = {

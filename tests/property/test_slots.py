@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from commlib.agent import Spoken
 from commlib.codecs.frozen import CodebookQuantiser, TableCodec
 from commlib.codecs.prior import uniform_prior
-from commlib.exchange import Endpoint, shares
+from commlib.exchange import Endpoint
+from commlib.frame import shares
 from commlib.message import Edge
 from commlib.plan import CHARGING_RULES, incoming, make_plan, senders_of
 

@@ -39,7 +39,7 @@ def test_anything_with_act_is_an_agent():
 def test_messages_are_laid_out_by_agent_and_world():
     _, soloists = team()
     observation = np.zeros((2, 2, 3), np.float32)
-    vectors, silent, _ = soloists.speak(observation, 0.0)
+    vectors, silent, *_ = soloists.speak(observation, 0.0)
     assert vectors.dtype == np.float32
     assert vectors.tolist() == [[[1, 1], [1, 1]], [[2, 1], [2, 1]]]
     assert not silent.any()
@@ -62,7 +62,7 @@ def test_what_is_said_is_heard_in_the_next_step_and_only_on_open_edges():
 def test_none_is_silence():
     _, soloists = team()
     for _ in range(3):
-        vectors, silent, _ = soloists.speak(np.zeros((2, 2, 3), np.float32), 0.0)
+        vectors, silent, *_ = soloists.speak(np.zeros((2, 2, 3), np.float32), 0.0)
     assert silent.all()
     assert not vectors.any()
 

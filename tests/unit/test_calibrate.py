@@ -55,6 +55,14 @@ def test_the_price_of_a_rung_is_where_it_begins_to_pay():
         assert FRONTIER.rate_weight(price * 0.999) < r.rate_weight
 
 
+@pytest.mark.parametrize(("weight", "side"), [(0.05, 0.1 / 20), (0.15, 0.9 / 10), (0.3, 4.0 / 8), (9.0, 4.0 / 8)])
+def test_between_rungs_a_price_is_what_the_last_bit_brings(weight, side):
+    """The slope of the hull: a rung below it changes nothing."""
+    with_trap = Calibration((*FRONTIER.rungs, rung(0.25, -2.5, 9.0), rung(0.02, 0.0, 35.0)), 0)
+    assert FRONTIER.bit_price(weight) == pytest.approx(side)
+    assert with_trap.bit_price(weight) == pytest.approx(side)
+
+
 def test_a_rung_that_is_worse_and_dearer_is_never_bought():
     with_trap = Calibration((*FRONTIER.rungs, rung(0.3, 0.5, 30.0)), 0)
     assert 0.3 not in {with_trap.rate_weight(price) for price in np.linspace(0, 2, 400)}
@@ -63,7 +71,7 @@ def test_a_rung_that_is_worse_and_dearer_is_never_bought():
 def test_saving_for_nothing_has_no_price():
     calibration = Calibration((rung(0.0, 1.0, 40.0), rung(0.1, 1.0, 20.0), rung(0.2, 1.2, 10.0)), 2)
     assert [calibration.bit_price(r.rate_weight) for r in calibration.rungs] == [0.0, 0.0, 0.0]
-    assert calibration.bit_price(0.77) == 0.0, "no rung of this weight"
+    assert calibration.bit_price(0.15) == 0.0
 
 
 def test_a_calibration_reads_back_as_it_was_written():

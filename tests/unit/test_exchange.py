@@ -13,8 +13,8 @@ from commlib.codec import fresh_context
 from commlib.codecs.frozen import ByteQuantiser, CodebookQuantiser, TableCodec
 from commlib.codecs.prior import Prior, to_integers, uniform_prior
 from commlib.errors import AgentError, ForeignCodec, FrameError
-from commlib.exchange import Endpoint, shares
-from commlib.frame import Frame, is_greeting, unpack_greeting
+from commlib.exchange import Endpoint
+from commlib.frame import Frame, is_greeting, shares, unpack_greeting
 from commlib.message import Edge
 from commlib.plan import CHARGING_RULES, Plan, Route, Trunk, incoming, make_plan, partition, senders_of
 from commlib.rationing import Allowance, Cap

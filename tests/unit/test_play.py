@@ -322,11 +322,19 @@ def test_a_watcher_sees_what_was_charged():
 def test_a_frame_at_the_price_of_another_is_not_carried():
     plan = make_plan(full(3).edges(), (0, 0, 0), "link")
     plan = plan._replace(trunks=(*plan.trunks, *plan.trunks))
-    frames = {0: b"12345", 1: b"123"}
-    honest = Sent(frames, [Bill(0, (1,), 40, 0), Bill(1, (1,), 24, 0)], 0.0, 0, 0, 0, 0)
+    frames, some = {0: b"12345", 1: b"123"}, (1, 0, 0, 0, 0, 0)
+    honest = Sent(frames, [Bill(0, some, 40, 0), Bill(1, some, 24, 0)], 0.0, 0, 0, 0, 0)
     check_bills(plan, [honest])
     with pytest.raises(BudgetError, match="billed 64 bits for frames of 64 bits, or one frame at the price of another"):
-        check_bills(plan, [honest._replace(bills=[Bill(0, (1,), 24, 0), Bill(1, (1,), 40, 0)])])
+        check_bills(plan, [honest._replace(bills=[Bill(0, some, 24, 0), Bill(1, some, 40, 0)])])
+
+
+@pytest.mark.parametrize("messages", [(0,) * 6, (1,), (2, -1, 0, 0, 0, 0)])
+def test_a_frame_that_no_message_pays_for_is_not_carried(messages):
+    plan = make_plan(full(3).edges(), (0, 0, 0), "link")
+    sent = Sent({0: b"12345"}, [Bill(0, messages, 40, 0)], 0.0, 0, 0, 0, 0)
+    with pytest.raises(BudgetError, match="billed a frame of trunk 0 to .* on 6 routes, which nobody could pay"):
+        check_bills(plan, [sent])
 
 
 def test_a_receipt_for_a_frame_that_does_not_lead_here_is_refused():

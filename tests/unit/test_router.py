@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from commlib.agent import Spoken
 from commlib.agents.desk import LearnedTeam
 from commlib.agents.policy import Policy, PolicySpec
 from commlib.agents.router import Router, deviance
@@ -143,7 +144,7 @@ def say(end, harm, vectors, number=0):
     everywhere = np.ones(W, bool)
     spoken = np.zeros((3, W, 2), np.float32)
     spoken[0] = vectors
-    return end.send(number, spoken, np.zeros((3, W), bool), everywhere, None, harm)
+    return end.send(number, Spoken(spoken, np.zeros((3, W), bool), harm), everywhere)
 
 
 FAR = np.tile(np.array([1.0, 1.0], np.float32), (W, 1))
