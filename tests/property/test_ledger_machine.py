@@ -37,12 +37,18 @@ from commlib.ledger import Entry, Lease, Ledger, Receipt
 ASKED = int(os.environ.get("COMMLIB_LEDGER_STEPS", "600"))
 STEPS_PER_EXAMPLE = 50
 COUNTS = Counter()
+MEMORY = Path("/dev/shm")
 
 HOLDERS = ("a", "b", "c")
 ACCOUNTS = {MAIN: None, "counted": Terms("messages", "", 20), "waited": Terms("latency", "", None, agents=(0, 1))}
 MISSING = "other"
 WRITES = ("INSERT", "UPDATE", "DELETE", "COMMIT", "VACUUM")
 LISTENER = 9
+
+FATES = (
+    *("settle expire", "expire settle", "expire settle settle", "expire release", "expire fence settle"),
+    *("expire fence release", "expire compact settle", "expire fence compact settle", "fence expire", "compact expire"),
+)
 
 few = st.integers(0, 40)
 numbers = st.integers(0, 6)
@@ -355,7 +361,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @initialize(is_capped=st.booleans(), is_by_round=st.booleans(), may_be_wrong=st.sampled_from([False, False, True]))
     def open(self, is_capped, is_by_round, may_be_wrong):
-        self.folder = Path(tempfile.mkdtemp())
+        self.folder = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None))
         self.path = self.folder / "journal.sqlite"
         self.model = Model(is_capped=is_capped, is_by_round=is_by_round)
         self.may_be_wrong = may_be_wrong
@@ -365,6 +371,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for account, terms in ACCOUNTS.items():
             if terms is not None:
                 self.ledgers[0].open_account(account, terms)
+        self.do(0, None, self.grant_call("counted", 100, 0))
 
     def load(self, budget=None):
         connect = sqlite3.connect
@@ -514,7 +521,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def settle_call(self, slot, amounts, *, is_heard, again):
         account, holder, epoch, sequence = slot
         known = self.model.leases.get(slot)
-        if again and known is not None:
+        if again and known is not None and known.state in {"settled", "late"}:
             amount, entries = known.spent, known.entries
         else:
             amount = sum(amounts)
@@ -618,7 +625,7 @@ class LedgerMachine(RuleBasedStateMachine):
         bits=st.integers(1, 20),
         number=numbers,
         waits=st.sampled_from([0.25, 0.5, 0.5, 1.0]),
-        then=st.lists(st.sampled_from(["expire", "expire", "fence", "compact", "settle", "release"]), max_size=4),
+        then=st.sampled_from(FATES),
     )
     def be_late(self, who, faults, account, holder, bits, number, waits, then):
         """A holder that is given half a second."""
@@ -627,13 +634,13 @@ class LedgerMachine(RuleBasedStateMachine):
             return multiple()
         self.held[slot] = bits
         self.model.now += waits
-        for fault, name in zip(faults[1:], then, strict=False):
+        for fault, name in zip(faults[1:], then.split(), strict=False):
             if name == "expire":
                 self.expire(who, fault)
             elif name == "fence":
                 self.fence(who, fault, holder)
             elif name == "compact":
-                self.compact(who, fault)
+                self.compact(who, fault, 0)
             elif name == "settle":
                 self.settle(1 - who, fault, slot, 1, 0, False)
             else:
@@ -730,14 +737,25 @@ class LedgerMachine(RuleBasedStateMachine):
             )
         self.do(who, fault, call)
 
-    @rule(who=whom, fault=faults)
-    def compact(self, who, fault):
+    @rule(who=whom, fault=faults, nth=st.integers(0, 10**6))
+    def compact(self, who, fault, nth):
         journal = self.ledgers[who].journal
         digest = journal.digest()
         if self.do(who, fault, Call("compact", (), lambda ledger: compact(ledger.journal) and None)):
             COUNTS["compacted"] += 1
             assert self.ledgers[who].journal.digest() == digest
             self.model.base += 7
+            self.repeat_what_is_gone(who, nth)
+
+    def repeat_what_is_gone(self, who, nth):
+        receipts = [receipt for receipt in self.heard if self.is_gone(receipt)]
+        if receipts:
+            again = [receipts[nth % len(receipts)]]
+            self.do(who, None, Call("receive", (again,), lambda ledger: ledger.receive(again)))
+        slots = sorted(slot for slot in self.held if slot not in self.model.leases)
+        if slots:
+            self.lease_again(who, None, slots[nth % len(slots)], 0, None)
+            self.settle(who, None, slots[nth % len(slots)], 0, 0, True)
 
     @rule(
         who=whom,
