@@ -145,7 +145,11 @@ class OnRay:
 
     def __init__(self, n_processes: int) -> None:
         self._started_ray = _join_or_start()
-        self.cpu_share = _cpu_share(n_processes)
+        try:
+            self.cpu_share = _cpu_share(n_processes)
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> OnRay:
         return self
@@ -153,8 +157,13 @@ class OnRay:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End Ray if we started it; a second call does nothing."""
         if self._started_ray:
             ray.shutdown()
+            self._started_ray = False
 
 
 def _failure(error: RayError, what: str) -> CommlibError:

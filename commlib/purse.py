@@ -28,9 +28,13 @@ MOST_SHARE: Final = 0.01
 """All leases together hold at most this share of a budget, so this much of it can strand at its end."""
 _LAST_SHARE: Final = 4
 """... and at most a fourth of what is left, so that the last leases shrink to single charges."""
+_COMMON_SHARE: Final = 3 / 4
+_OWN_SHARE: Final = 1 / 128
+"""What one purse may have in any case, so that up to 32 of them keep within the whole."""
 _GROWTH: Final = 4
 _ROUNDS_OF_AN_EPOCH: Final = 2**32
 _NEVER: Final = float("-inf")
+_NOTHING: Final = Statement(0, 0, 0, 0)
 
 
 class Lender(Protocol):
@@ -122,9 +126,12 @@ class Purse:
         self._lease_seconds = lease_seconds
         self._clock = clock
         self._lock = threading.Lock()
-        self._is_capped = lender.accounts()[MAIN].amount is not None
-        self._statement = lender.statement()
-        self._budget = self._statement.available + self._statement.leased
+        terms = lender.accounts()[MAIN]
+        self._is_capped = terms.amount is not None
+        self._is_renewed = terms.per not in {"", "run"}
+        self._budget: Bits = 0
+        self._statement = _NOTHING
+        self._heard(lender.statement())
         self._lease: Lease | None = None
         self._closing: _Closing | None = None
         self._asking: _Asking | None = None
@@ -296,20 +303,29 @@ class Purse:
     def _size(self, bits: Bits) -> Bits:
         """How much to lease for a charge of so many bits: what is needed soon, within what all may have in hand.
 
-        Half of what the others leave of that, as switches divide a buffer among ports that they cannot (dynamic
-        thresholds, Choudhury and Hahne 1998): equal shares for all, however many they are.
+        Half of what the others leave of that, as switches divide a buffer among ports that they cannot count (dynamic
+        thresholds, Choudhury and Hahne 1998): equal shares for all, however many they are. And never less than a small
+        part, so that leases of the idle and the dead do not starve the others.
         """
         if not self._is_capped:
             return max(bits, int(self._demand))
-        now, budget = self._statement, self._budget
-        room = min(self._most_share * budget, now.available / _LAST_SHARE)
-        return max(bits, int(min(self._demand, (room - now.leased) / 2)))
+        now = self._statement
+        room = min(self._most_share * self._budget, now.available / _LAST_SHARE)
+        most = max((_COMMON_SHARE * room - now.leased) / 2, _OWN_SHARE * room)
+        return max(bits, int(min(self._demand, most)))
 
     def _heard(self, statement: Statement) -> None:
-        """Note the sums, and how large the budget was when its last allowance came, as far as we saw it."""
-        whole = statement.available + statement.leased
-        is_new = statement.granted != self._statement.granted
-        self._budget = whole if is_new else max(whole, self._budget)
+        """Note the sums, and how large the budget is: all that was granted, or the allowance that came last.
+
+        Of an allowance we know what was there when we first saw that it had come.
+        """
+        there = statement.available + statement.leased
+        if not self._is_renewed:
+            self._budget = statement.granted
+        elif statement.granted != self._statement.granted:
+            self._budget = there
+        else:
+            self._budget = max(self._budget, there)
         self._statement = statement
 
 

@@ -23,7 +23,7 @@ from commlib.bill import (
     schema,
 )
 from commlib.errors import ConfigError
-from commlib.exchange import shares
+from commlib.frame import shares
 from commlib.records import Result
 
 ROOT = Path(__file__).resolve().parents[2]
