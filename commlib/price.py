@@ -54,6 +54,9 @@ MOST_RESERVE: Final = 0.025
 scatters beyond it, and the further below the target lies, the more is left unspent for nothing."""
 MOST_DOUBLINGS: Final = 5
 """A step in the same direction again is twice as long, and so on, up to this power of two."""
+MOST_TRIM: Final = 0.1
+"""A miss that stays on one side, though the map sees nothing to mend, moves the price by half of it, and at the most by half
+of this: the map is an average, and an average of measurements that scatter can stay beside the target for long."""
 DAMPED: Final = 0.6
 """Share of its step that a price goes while another one moves the same messages."""
 _NOTHING: Final = 1e-12
@@ -102,6 +105,7 @@ class PriceController:
         allowed: the rate that was last asked for; None before.
         n_missed: how often in a row demand missed about this target on the same side, by more than the scatter: negative
             where it was below.
+        miss: by how much it did so last, as a logarithm.
     """
 
     ladder: tuple[tuple[float, float], ...]
@@ -112,6 +116,7 @@ class PriceController:
     scatter: float = FIRST_SCATTER
     allowed: float | None = None
     n_missed: int = 0
+    miss: float = 0.0
 
     @classmethod
     def on_ladder(cls, ladder: Sequence[tuple[float, float]]) -> PriceController:
@@ -194,7 +199,9 @@ class PriceController:
         aged = [p._replace(weight=p.weight * MEMORY) for p in self.points]
         kept = [p for p in aged if not _contradicts(p, here, rate, tolerance)]
         points = _merged(kept, Point(here, rate))[-MOST_POINTS:]
-        return replace(self, points=points, scatter=max(scatter, 1e-4), n_missed=self._missed(rate))
+        miss = 0.0 if self.allowed is None else rate - _log(self.allowed * (1 - self.reserve))
+        n_missed = self._missed(miss)
+        return replace(self, points=points, scatter=max(scatter, 1e-4), n_missed=n_missed, miss=miss)
 
     def learn_beside(self, demand: float) -> PriceController:
         """As `learn`, where another account's price has moved demand: the map keeps its shape and moves to where demand is.
@@ -207,9 +214,8 @@ class PriceController:
         points = tuple(point._replace(log_rate=point.log_rate + moved) for point in self.points)
         return replace(replace(self, ladder=ladder, points=points).learn(demand), scatter=self.scatter)
 
-    def _missed(self, rate: float) -> int:
-        """`n_missed` after a batch that wanted the log rate `rate`."""
-        miss = 0.0 if self.allowed is None else rate - _log(self.allowed * (1 - self.reserve))
+    def _missed(self, miss: float) -> int:
+        """`n_missed` after a batch that missed by so much, as a logarithm."""
         if abs(miss) <= max(self.scatter, LEAST_RESERVE):
             return 0
         side = 1 if miss > 0 else -1
@@ -230,6 +236,9 @@ class PriceController:
         if n_missed * step > 0:  # again on the same side: twice as far, but not past the middle of what is still open
             most = max(abs(step), abs(furthest - self.log_price) / 2)
             step = math.copysign(min(abs(step) * 2.0 ** min(abs(n_missed) - 1, MOST_DOUBLINGS), most), step)
+        trim = damping * min(max(self.miss, -MOST_TRIM), MOST_TRIM) / 2
+        if abs(n_missed) > 1 and step * math.copysign(1.0, trim) < abs(trim):
+            step = trim
         there = self.log_price + step
         is_free = found <= self._free and there - self._free < SPREAD
         log_price = self._free if is_free else self._within(there)

@@ -4,6 +4,7 @@ import json
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import fmean
 
 import pytest
@@ -299,3 +300,12 @@ def test_measurements_at_the_same_price_are_one_point():
         controller = controller.learn(demand)
     assert len(controller.points) == 1
     assert controller.points[0].log_rate == pytest.approx(math.log(10), abs=NEAR)
+
+
+def test_a_miss_that_stays_is_trimmed_though_the_map_is_content():
+    """Scatter put one measurement too low; the average of what is near it lies above, and there the map would stay."""
+    controller = PriceController.from_price(1.0).aim(100.0)
+    for price, demand in [(0.90, 114.9), (1.12, 89.6), (1.04, 95.6), (1.01, 96.2), (1.0, 94.0), (1.0, 94.0)]:
+        controller = replace(controller, log_price=math.log(price)).learn(demand)
+    assert controller.n_missed <= -2
+    assert 0.9 < controller.aim(100.0).price < 0.985
