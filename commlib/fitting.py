@@ -27,8 +27,9 @@ from commlib.units import Currency
 
 COARSER = 4.0
 """From one tier to the next coarser one, the price of a bit grows by this, where messages are degraded to fit."""
-N_COARSER, N_FINER = 8, 3
-"""How many tiers are tried, and how many between the last that did not fit and the first that did."""
+N_BELOW, N_COARSER, N_FINER = 4, 10, 3
+"""How many tiers below the price at which half of the messages would not be said at all the first one is, how many are
+tried, and how many between the last that did not fit and the first that did."""
 
 
 class Offer(NamedTuple):
@@ -118,9 +119,11 @@ class Fitting:
             total += sum(n for n, mine in zip(paid, covered.tolist(), strict=True) if mine)
         return total
 
+    def _bits(self, limit: Limit, offers: Sequence[Offer]) -> int:
+        return self._charge("bits", limit.scope, offers) if limit.draft is None else offers[limit.draft].bits
+
     def _is_over(self, limit: Limit, offers: Sequence[Offer]) -> bool:
-        charge = self._charge("bits", limit.scope, offers) if limit.draft is None else offers[limit.draft].bits
-        return charge > limit.amount
+        return self._bits(limit, offers) > limit.amount
 
     # What fits.
 
@@ -171,9 +174,13 @@ class Fitting:
         return some
 
     def _cut(self, packing: Packing, chosen: Flags, offers: list[Offer], limits: Sequence[Limit]) -> list[Offer]:
-        """As many of the chosen messages as fit under all limits: each limit in turn cuts off the end of its queue."""
-        # Each turn leaves fewer. A cut can break another limit, as fewer messages share what a frame weighs beside them.
-        while True:
+        """As many of the chosen messages as fit under all limits.
+
+        Each limit in turn cuts off the end of its queue, less what is so short that it fits after all.
+        """
+        while (
+            True
+        ):  # each turn leaves fewer; a cut can break another limit, as fewer messages share what a frame weighs
             over = next((limit for limit in limits if self._is_over(limit, offers)), None)
             if over is None:
                 return offers
@@ -186,6 +193,17 @@ class Fitting:
                 low, high = (keep, high) if fits else (low, keep - 1)
             chosen = without(chosen, queue[low:])
             offers = self._offers(packing, chosen)
+            more = self._that_still_fit(packing, queue[low:], over.amount - self._bits(over, offers))
+            fuller = self._offers(packing, union(chosen, more)) if len(more) else offers
+            if len(more) and not self._is_over(over, fuller):
+                chosen, offers = union(chosen, more), fuller
+
+    def _that_still_fit(self, packing: Packing, rest: Index, left: int) -> Index:
+        """Of the rest of a queue, the messages for which a few bits are enough, by the estimate."""
+        bits = packing.claims.bits
+        small = rest[bits[rest] <= left]
+        some: Index = small[np.cumsum(bits[small]) <= left]
+        return some
 
     def _offers(self, packing: Packing, chosen: Flags) -> list[Offer]:
         """The frames that say the chosen messages, and what is expected for the others."""
@@ -211,7 +229,7 @@ class Fitting:
         covers = [packing.covered(o.scope) if o.draft is None else packing.draft_of == o.draft for o in over]
         own = self._own_weights(packing)
         density = packing.claims.density("bits")
-        coarse = [max(float(np.median(density[mine])), 1e-9) / COARSER for mine in covers]
+        coarse = [max(float(np.median(density[mine])), 1e-9) / COARSER**N_BELOW for mine in covers]
         fine = [weight / COARSER for weight in coarse]
         for _ in range(N_COARSER):
             told = self._told_at(packing, own, covers, coarse)
@@ -315,7 +333,12 @@ class Packing(NamedTuple):
         claims = self.claims.of(which)
         n_all, n_mine = (np.bincount(d, minlength=len(self.offers)) for d in (self.draft_of, self.draft_of[which]))
         claimed = np.bincount(self.draft_of, self.claims.bits, len(self.offers))
-        beside = np.maximum(0.0, np.array([offer.bits for offer in self.offers]) - claimed)
+        weighs = np.array([offer.bits for offer in self.offers])
+        # Beside the messages are the header, and in the stream what the silent ones take.
+        header = np.array(
+            [0 if offer.letter is None else offer.bits - offer.letter.stream_bits for offer in self.offers]
+        )
+        beside = np.maximum(header, weighs - claimed)
         return claims._replace(overhead_bits=int(np.ceil((beside * n_mine / np.maximum(n_all, 1)).sum())))
 
     def queue(self, mine: Flags, rationing: Rationing, currency: Currency, guaranteed: Sequence[float]) -> Index:
@@ -335,3 +358,10 @@ def without(chosen: Flags, some: Index) -> Flags:
     fewer = chosen.copy()
     fewer[some] = False
     return fewer
+
+
+def union(chosen: Flags, some: Index) -> Flags:
+    """The chosen messages, and some more."""
+    more = chosen.copy()
+    more[some] = True
+    return more

@@ -187,15 +187,29 @@ class Part(NamedTuple):
 def order(claims: Claims, rationing: Rationing, currency: Currency, guaranteed: Sequence[float]) -> Index:
     """The messages, those that are to be served first from a pool of this currency at the front.
 
-    Under `priority`, each group is first served up to what it is guaranteed, then all of the first group, and so on.
+    Under `priority`, each group is first served up to what it is guaranteed, then all of the first group, and so on. Where
+    each agent has a part of its own, whoever has used least of it comes first.
     """
     if rationing.allocation == "first":
         return np.arange(len(claims.bits))
+    if rationing.divides:
+        return np.argsort(_used(claims, rationing.allocation, currency), kind="stable")
     by_value = np.argsort(-claims.density(currency), kind="stable")
     if rationing.allocation != "priority":
         return by_value
     rank, is_late = _ranked(claims, rationing.groups, currency, guaranteed, by_value)
     return by_value[np.lexsort((rank[by_value], is_late[by_value]))]
+
+
+def _used(claims: Claims, allocation: Allocation, currency: Currency) -> NDArray[np.float64]:
+    """How much of its part an agent will have used once each message is sent, [m], most value first."""
+    used, costs, density = np.zeros(len(claims.bits)), claims.costs(currency), claims.density(currency)
+    for agent in np.unique(claims.sender):
+        mine = np.flatnonzero(claims.sender == agent)
+        queue = mine[np.argsort(-density[mine], kind="stable")]
+        wanted = float(costs[mine].sum()) if allocation == "proportional" else 1.0
+        used[queue] = np.cumsum(costs[queue]) / max(wanted, LEAST_BITS)
+    return used
 
 
 def _ranked(
@@ -239,12 +253,11 @@ def within_shares(
     >>> within_shares(some, "equal", [0, 1, 2], 48, "bits").tolist()
     [False, True, True]
     """
-    left = amount - (claims.overhead_bits if currency == "bits" else 0)
-    costs, density, fits = claims.costs(currency), claims.density(currency), np.zeros(len(claims.bits), bool)
-    for agent, share in zip(agents, shares_of(claims, allocation, agents, max(0, left), currency), strict=True):
-        mine = np.flatnonzero(claims.sender == agent)
-        queue = mine[np.argsort(-density[mine], kind="stable")]
-        fits[queue] = np.cumsum(costs[queue]) <= share
+    left = max(0, amount - (claims.overhead_bits if currency == "bits" else 0))
+    used, fits = _used(claims, "equal", currency), np.zeros(len(claims.bits), bool)
+    for agent, share in zip(agents, shares_of(claims, allocation, agents, left, currency), strict=True):
+        mine = claims.sender == agent
+        fits[mine] = used[mine] <= share
     return fits
 
 

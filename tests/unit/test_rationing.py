@@ -131,6 +131,20 @@ def test_priority_serves_what_is_guaranteed_first_and_then_group_by_group(claims
     assert (np.diff(rank[late]) >= 0).all()
 
 
+@given(CLAIMS, st.sampled_from(("equal", "proportional")), CURRENCIES, st.integers(0, 12))
+def test_with_parts_of_their_own_agents_take_turns(claims, rule, currency, n):
+    """Wherever the queue is cut, nobody is ahead of another who still waits by more than one message."""
+    queue = order(claims, by(rule), currency, ())
+    served, waiting = queue[:n], queue[n:]
+    costs = claims.costs(currency)
+    for one in set(claims.sender[waiting].tolist()):
+        for other in set(claims.sender[served].tolist()):
+            had = [costs[served][claims.sender[served] == agent].sum() for agent in (one, other)]
+            wanted = [costs[claims.sender == agent].sum() if rule == "proportional" else 1 for agent in (one, other)]
+            last = costs[waiting][claims.sender[waiting] == one][0]
+            assert had[1] / wanted[1] <= (had[0] + last) / wanted[0] + 1e-9
+
+
 # --- hosts
 
 
