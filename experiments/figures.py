@@ -466,7 +466,8 @@ def budget_over_time(run: Run) -> Figure:
     for nth, (axes, account) in enumerate(zip(panels, accounts, strict=False)):
         _spending(axes, account, has_names=nth == 0)
     if prices:
-        _prices_beneath(panels[-1], prices, {account.name: account.label for account in accounts})
+        last = max((row.round for account in accounts for row in account.rounds), default=0)
+        _prices_beneath(panels[-1], prices, {account.name: account.label for account in accounts}, last)
     width = accounts[0].width
     panels[-1].set_xlabel("round" if width == 1 else f"round (means over {width} rounds)")
     panels[-1].locator_params(axis="x", integer=True)
@@ -532,14 +533,15 @@ def _spending(axes: Axes, account: _Account, *, has_names: bool) -> None:
         axes.text(0.5, 0.5, "nothing was sent", transform=axes.transAxes, ha="center", color=MUTED)
 
 
-def _prices_beneath(axes: Axes, prices: dict[str, list[Price]], labels: dict[str, str | None]) -> None:
-    """What a unit of each account cost, round by round."""
+def _prices_beneath(axes: Axes, prices: dict[str, list[Price]], labels: dict[str, str | None], last: int) -> None:
+    """What a unit of each account cost, from round to round, up to the last."""
     _set_up(axes)
     shown = []
     for nth, (name, rows) in enumerate(prices.items()):
         values = [row.price for row in rows]
         shown += [value for value in values if value > 0]
-        axes.step([row.sequence for row in rows], values, where="post", color=_OKABE_ITO[nth % len(_OKABE_ITO)],
+        end = max(last, rows[-1].sequence)  # a price holds until the next one
+        axes.step([*(row.sequence for row in rows), end], [*values, values[-1]], where="post", color=_OKABE_ITO[nth % len(_OKABE_ITO)],
                   linestyle=_LINES[nth % len(_LINES)], linewidth=1.6, label=_plain(labels.get(name) or name))  # fmt: skip
     if shown and max(shown) > 30 * min(shown):
         axes.set_yscale("log")

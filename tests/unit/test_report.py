@@ -472,8 +472,8 @@ def test_every_budget_has_a_panel_the_binding_one_first_and_prices_stand_beneath
     assert titles == ["3 messages/step", "64 bit/step", "5 s/run", ""]
     assert figure.axes[-1].get_ylabel() == "price of a unit"
     lines = {line.get_label(): list(line.get_ydata()) for line in figure.axes[-1].lines}
-    assert lines["64 bit/step"] == [0.0] * 6 + [0.5] * 4
-    assert len(lines["3 messages/step"]) == 10
+    assert lines["64 bit/step"] == [0.0] * 6 + [0.5] * 5, "a price holds until the next one, the last one to the end"
+    assert len(lines["3 messages/step"]) == 11
     heights = [bar.get_height() for bar in figure.axes[0].containers[0]]
     assert heights == [100 + r for r in range(10)]
 
