@@ -300,8 +300,9 @@ def divide_over_hosts(
         np.concatenate([one.bits for one in claims]),
         np.concatenate([one.value for one in claims]),
     )
-    queues = [order(_bearing(everything, host, overhead), rationing, currency, guaranteed)]
-    if rationing.allocation == "value":
+    queues = [order(everything, rationing, currency, guaranteed)]
+    if rationing.allocation == "value":  # whose frames are worth their overhead is not seen message by message
+        queues.append(order(_bearing(everything, host, overhead), rationing, currency, guaranteed))
         queues.append(_host_by_host(everything, host, overhead, currency))
     filled = [_filled(queue, everything.costs(currency), host, overhead, amount) for queue in queues]
     served, costs, fits = max(filled, key=lambda one: float(everything.value[one.served[one.fits]].sum()))

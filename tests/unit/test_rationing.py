@@ -161,7 +161,7 @@ def test_hosts_share_a_pool_exactly(claims, allocation, currency, amount, is_tig
         assert len(part.guaranteed) == (2 if allocation == "priority" else 0)
 
 
-@given(st.lists(CLAIMS, min_size=2, max_size=4), st.sampled_from(("value", "first", "priority")), st.integers(0, 600))
+@given(st.lists(CLAIMS, min_size=2, max_size=4), st.sampled_from(("first", "priority")), st.integers(0, 600))
 def test_what_fits_of_the_common_queue_fits_where_it_is(claims, allocation, amount):
     """Each host can pay for those of its messages that stand at the front of the queue of all."""
     rationing = by(allocation)
@@ -180,6 +180,15 @@ def test_what_fits_of_the_common_queue_fits_where_it_is(claims, allocation, amou
         open_[host[m]] = False
     assert all(part.amount >= bits - 1 for part, bits in zip(parts, need, strict=True))
     assert not need.any() or all(part.amount == 0 for part, bits in zip(parts, need, strict=True) if not bits)
+
+
+def test_a_host_with_little_to_say_is_not_opened_where_its_frame_costs_more_than_it_tells():
+    """One message of 6.1 for each 8 bits, in a frame of 100 bits besides; and twenty of 6.0 in another such frame."""
+    quiet, busy = claims_of([(0, 8, 6.1)], 100), claims_of([(1, 8, 6.0)] * 20, 100)
+    parts = divide_over_hosts([quiet, busy], by("value"), 260, "bits", [1, 1])
+    assert [part.amount for part in parts] == [0, 260]
+    parts = divide_over_hosts([quiet, busy], by("value"), 400, "bits", [1, 1])
+    assert all(part.amount >= need for part, need in zip(parts, (108, 260), strict=True)), "there is enough for all"
 
 
 def test_a_host_whose_messages_are_worth_more_has_more():
