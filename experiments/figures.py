@@ -541,9 +541,11 @@ def _prices_beneath(axes: Axes, prices: dict[str, list[Price]], labels: dict[str
         values = [row.price for row in rows]
         shown += [value for value in values if value > 0]
         end = max(last, rows[-1].sequence)  # a price holds until the next one
-        rounds, color = [*(row.sequence for row in rows), end], _OKABE_ITO[nth % len(_OKABE_ITO)]
-        axes.step(rounds, [*values, values[-1]], where="post", color=color,
-                  linestyle=_LINES[nth % len(_LINES)], linewidth=1.6, label=_plain(labels.get(name) or name))  # fmt: skip
+        rounds = [*(row.sequence for row in rows), end]
+        axes.step(
+            rounds, [*values, values[-1]], where="post", color=_OKABE_ITO[nth % len(_OKABE_ITO)],
+            linestyle=_LINES[nth % len(_LINES)], linewidth=1.6, label=_plain(labels.get(name) or name),
+        )  # fmt: skip
     if shown and max(shown) > 30 * min(shown):
         axes.set_yscale("log")
         axes.minorticks_off()
