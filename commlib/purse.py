@@ -25,7 +25,7 @@ __all__ = ["Lender", "Listener", "Purse", "Tally"]
 SETTLE_SECONDS: Final = 0.02
 """How long a lease lasts at the speed of late: what a holder has in hand when it dies, and how old an unsettled charge gets."""
 MOST_SHARE: Final = 0.01
-"""All leases together hold at most this share of a budget, so this much of it can strand at its end."""
+"""The leases of up to 32 purses hold at most this share of a budget, so this much of it can strand at its end."""
 _LAST_SHARE: Final = 4
 """... and at most a fourth of what is left, so that the last leases shrink to single charges."""
 _COMMON_SHARE: Final = 3 / 4
@@ -114,7 +114,7 @@ class Purse:
             lender: The ledger, or a way to it.
             holder: A name that no other purse in use has.
             settle_seconds: Lease about as much as was spent in such a time lately, and settle when it is over.
-            most_share: The share of a budget that all purses together may have leased.
+            most_share: The share of a budget that all purses together may have leased, if they are 32 or fewer.
             lease_seconds: How long the ledger holds a lease before it may expire; None: until this holder is fenced.
             clock: Seconds that only go up.
         """

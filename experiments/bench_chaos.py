@@ -62,7 +62,7 @@ _KILLS_PER_GRANT: Final = 8
 _LOOK_SECONDS: Final = 0.02
 _POINT_SECONDS: Final = 5.0
 _NAP_SECONDS: Final = 0.002
-_BURST_SECONDS: Final = 0.02
+_BURST: Final = 400
 _LISTEN_SECONDS: Final = 0.1
 
 
@@ -288,9 +288,9 @@ class Spender:
         while True:
             now = time.monotonic()
             due = int((now - started) * MESSAGES_PER_SECOND) - n
-            if due > MESSAGES_PER_SECOND * _BURST_SECONDS:  # what was missed while waiting is not made up for
-                started = now - n / MESSAGES_PER_SECOND
-                continue
+            if due > _BURST:  # what was missed while waiting is not made up for, but for a burst
+                started += (due - _BURST) / MESSAGES_PER_SECOND
+                due = _BURST
             for _ in range(due):
                 try:
                     send(draw.choice(SIZES))
