@@ -265,7 +265,7 @@ def summary(rows: Sequence[Row]) -> Row:
     """How near spending comes to the budgets, whether success rises with them, and how soon a change is followed.
 
     `n_falls` counts budgets under which success is less than under the one before by more than both intervals;
-    `episodes_to_follow` those that were played, after the worst change, before spending met the new budget;
+    `episodes_to_follow` those that were played, after the worst change, before spending met the new budget twice in a row;
     `share_named` is that of the conflicts in which the budget that was meant to bind is named, and none is overspent.
     """
     budgets, changes, conflicts = (
@@ -302,14 +302,18 @@ def _n_falls(budgets: Sequence[Row]) -> int:
 
 
 def _followed(changes: Sequence[Row]) -> list[int]:
-    """For each change of a budget, the episodes that were played before the first batch that meets the new one."""
+    """For each change of a budget, the episodes before the first of two batches in a row that meet the new one.
+
+    One alone could be a batch that wanted far too much, and was cut off by the cap.
+    """
     followed: list[int] = []
     for seed in sorted({row["seed"] for row in changes}):
         mine = [row for row in changes if row["seed"] == seed]
         starts = [nth for nth, row in enumerate(mine) if row["since_change"] == 0][1:]
         for start, end in zip(starts, [*starts[1:], len(mine)], strict=True):
-            met = [row["since_change"] for row in mine[start:end] if NEAR <= row["spent_share"] <= 1]
-            followed.append(PARALLEL * min(met, default=end - start))
+            met = [NEAR <= row["spent_share"] <= 1 for row in mine[start:end]]
+            lasting = [nth for nth in range(len(met)) if all(met[nth : nth + 2])]
+            followed.append(PARALLEL * min(lasting, default=len(met)))
     return followed
 
 
@@ -358,6 +362,8 @@ def _table_of_conflict(rows: Sequence[Row]) -> Table:
 
 def draw(rows: Sequence[Row]) -> Figure:
     """Success over the budget, and the bits that are spent while it changes."""
+    from matplotlib.ticker import ScalarFormatter
+
     from commlib.experiments.bench_figures import Line, Panel, panels
 
     def of(kind: str, seed: int) -> list[Row]:
@@ -378,9 +384,15 @@ def draw(rows: Sequence[Row]) -> Figure:
         )
         for seed in seeds[:1]
     ]
-    return panels(
+    figure = panels(
         [
             Panel("one team, five budgets", success, "budget: bits per episode of all agents", "success %", log_x=True),
             Panel("a budget that changes", bounds + steps, "episodes", "bits per episode", log_y=True),
         ]
     )
+    left, right = figure.axes
+    left.set_xscale("log", base=2)
+    right.set_yscale("log", base=2)
+    for axis in (left.xaxis, right.yaxis):
+        axis.set_major_formatter(ScalarFormatter())
+    return figure

@@ -61,7 +61,7 @@ def test_success_that_surely_falls_is_counted():
 
 
 @pytest.mark.parametrize(
-    ("after", "batches"), [([0.98, 0.9], 0), ([0.9, 0.96], 1), ([0.5, 1.01, 0.8], 3), ([1.0, 1.0], 0)]
+    ("after", "batches"), [([0.98, 0.97, 0.9], 0), ([0.9, 0.96], 1), ([1.0, 0.9, 0.96, 0.99], 2), ([0.5, 1.01, 0.8], 3)]
 )
 def test_a_change_is_followed_when_spending_is_just_below_the_new_budget(after, batches):
     rows = [row for row in GOOD if row["kind"] != "change"]
