@@ -58,8 +58,8 @@ def compact(journal: Journal) -> Compaction:
     repeat one. The space goes back to the disk when nobody else has the file open.
 
     Raises:
-        JournalError: the books do not reconcile; or the receipts for a lease that may be settled late cannot be told
-            from the others.
+        JournalError: the books do not reconcile; or the receipts for a lease that is open or may be settled late cannot
+            be told from the others.
     """
     bytes_before = _n_bytes(journal)
     with journal.round():
@@ -70,7 +70,9 @@ def compact(journal: Journal) -> Compaction:
                 f"first: {report.differences[0]}"
             )
         digest = journal.digest()
-        end = _end(journal)
+        carried = journal.carried()
+        recovered_before = carried.bits_recovered if carried else 0
+        end = _end(journal, has_orphans=report.bits_recovered > recovered_before)
         _carry_slips(journal, end)
         _carry_accounts(journal, end)
         _carry_sequences(journal, end)
@@ -81,7 +83,7 @@ def compact(journal: Journal) -> Compaction:
     return Compaction(*counts, bytes_before, _n_bytes(journal))
 
 
-def _end(journal: Journal) -> int:
+def _end(journal: Journal, *, has_orphans: bool) -> int:
     """The sequence from which on everything stays."""
     pending = list(journal.rows(f"SELECT sequence, state FROM leases WHERE {_PENDING}"))
     carried = journal.carried()
@@ -98,6 +100,11 @@ def _end(journal: Journal) -> int:
         raise JournalError(
             f"{n_late} leases in {journal.path} have expired and may still be settled late, so what was heard of them "
             f"must stay; fence their holders, then compact"
+        )
+    if pending and has_orphans:
+        raise JournalError(
+            f"{len(pending)} leases in {journal.path} are open, and receipts without a debit may be of them or of a dead "
+            f"holder; settle these leases or fence their holders, then compact"
         )
     return _END
 

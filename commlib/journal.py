@@ -11,6 +11,7 @@ so that whoever opens the books, or comes back to them after another process wro
 
 import hashlib
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -317,7 +318,7 @@ _DIGESTED: Final = (
     ("prices", "SELECT account, sequence, price FROM prices ORDER BY account, sequence"),
 )
 _SENTENCES: Final = {
-    "locked": "is locked by another process, nothing was booked; end the other one, then resume",
+    "locked": "was locked by another process for too long, nothing was booked; try again, or end the process that holds it",
     "full": "cannot grow because its disk is full, nothing was booked; free some space, then resume",
     "readonly": "is read-only, nothing was booked; give write permission to the file and its folder",
     "closed": "is closed, nothing was booked; open it again",
@@ -745,6 +746,7 @@ class Journal:
             raise JournalError(f"SQLite {sqlite3.sqlite_version} is too old, 3.37 is needed; use a newer Python build")
         self.path = Path(path)
         self._lock = threading.RLock()
+        self._process = os.getpid()
         self._round = _Round(self)
         self._depth = 0
         self._is_reading = False
@@ -959,16 +961,25 @@ class Journal:
         return n_new
 
     def _execute(self, sql: str, parameters: _Row | dict[str, _Value] = ()) -> sqlite3.Cursor:
+        self._check_process()
         try:
             return self._connection.execute(sql, parameters)
         except sqlite3.Error as error:
             raise self._fail_with(error) from error
 
     def _execute_many(self, sql: str, rows: Iterable[Sequence[_Value]]) -> sqlite3.Cursor:
+        self._check_process()
         try:
             return self._connection.executemany(sql, rows)
         except sqlite3.Error as error:
             raise self._fail_with(error) from error
+
+    def _check_process(self) -> None:
+        """A connection must not be carried over a fork (https://sqlite.org/howtocorrupt.html, sec. 2.6)."""
+        if os.getpid() != self._process:
+            raise JournalError(
+                f"the journal {self.path} was opened before this process was forked off; open it again in this process"
+            )
 
     def _rows(self, sql: str, parameters: _Row = ()) -> Iterator[Any]:
         rows = self._execute(sql, parameters)

@@ -42,7 +42,7 @@ from commlib.units import MOST_BITS, Bits
 
 __all__ = ["MAIN", "Entry", "Lease", "Ledger", "Receipt", "Statement", "Terms"]
 
-_ADVICE: Final = "raise the budget, or let the topology open fewer edges"
+_ADVICE: Final = "raise the budget, or send less"
 _PERS: Final = ("", "round", "step", "episode", "run", "second")
 _UNITS: Final = {"bits": "bits", "messages": "messages", "rounds": "rounds", "latency": "microseconds"}
 _Record = TypeVar("_Record", Entry, Receipt)

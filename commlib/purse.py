@@ -9,8 +9,10 @@ A receiver keeps a `Tally` of what it heard, so that the audit can hold debits a
 """
 
 import operator
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from types import TracebackType
@@ -143,6 +145,7 @@ class Purse:
         self._slips: dict[tuple[int, ...], dict[int, list[int]]] = {}  # messages, bits, payload bits, by edge
         self._demand = 0.0
         self._shut: BudgetError | None = None
+        _IN_USE.add(self)
 
     def __enter__(self) -> "Purse":
         return self
@@ -204,6 +207,16 @@ class Purse:
             if self._shut is None:
                 self._settle()
                 self._shut = BudgetError(f"the purse of {self.holder} is closed; open a new one to go on spending")
+
+    def forget(self) -> None:
+        """Leave everything to the process that this one was forked from: the lease is its own, and spent once."""
+        self._lock = threading.Lock()
+        self._lease = self._closing = self._asking = None
+        self._left, self._until, self._slips = 0, _NEVER, {}
+        self._shut = BudgetError(
+            f"the purse of {self.holder} belongs to the process that this one was forked from; open a journal and a "
+            f"purse here, under another name"
+        )
 
     # With the lock held.
 
@@ -364,6 +377,7 @@ class Tally:
         self._open: dict[tuple[int, int], list[int]] = {}
         self._over: list[Receipt] = []
         self._sequence = 0
+        _IN_USE.add(self)
 
     def __enter__(self) -> "Tally":
         return self
@@ -388,6 +402,11 @@ class Tally:
         """Book the rounds that are over; what could not be booked is kept for the next time."""
         with self._lock:
             self._book()
+
+    def forget(self) -> None:
+        """Leave what was heard to the process that this one was forked from."""
+        self._lock = threading.Lock()
+        self._open, self._over = {}, []
 
     def close(self) -> None:
         """Book everything: no sender has anything more to say."""
@@ -426,3 +445,15 @@ def _whole(number: int) -> int:
     if not 0 <= whole < MOST_BITS:
         raise BudgetError(f"{whole} is out of range for a charge; it must be at least 0 and below 2^62")
     return whole
+
+
+_IN_USE: "weakref.WeakSet[Purse | Tally]" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for one in list(_IN_USE):
+        one.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -7,7 +7,7 @@ each other, and an equal split, which is what a budget per agent comes to, is wr
 One team per seed is trained without a budget, and plays the same episodes under each budget and rule: with all agents on
 one host, whose frame they share, and with each on a host of its own, over which the pool is shared out, and where every
 host that speaks has to tell the silence of its other worlds, too. Rules are named in `commlib.rationing`. `priority`
-guarantees the three quiet desks 10 % of the pool each and gives the rest to desk 0. `first` serves desk 0 first because it
+guarantees the three quiet desks 30 % of the pool together and gives the rest to desk 0. `first` serves desk 0 first because it
 comes first in the plan: here that happens to be the order of need.
 
 Prices do not act here (`bit_price` 0): what is measured is the knapsack of each round.
@@ -36,7 +36,7 @@ WORLD, HOSTS = "switchboard", (1, 4)
 PRIORITY = "agents 1-3: 30 %, agent 0"
 BUDGETS = ("6 bit/step", "5 bit/step", "4 bit/step")
 TIGHT = "5 bit/step"
-"""Of the 7.4 bits per step that all calls take."""
+"""Without a budget, the team of seed 0 spends 7.4 wire bits per step of all agents, 512 worlds in a frame."""
 N_SEEDS = 5
 EPISODES, PARALLEL = 2048, 256
 TARGETS = {"gain_over_equal": Target(at_least=0.1), "least_gain_over_equal": Target(at_least=0.1)}

@@ -46,6 +46,7 @@ TARGETS = {
     "audit_differences": Target(at_most=0),
     "kills": Target(at_least=100),
     "ledger_kills": Target(at_least=20),
+    "wrong_settlements": Target(at_most=0),
 }
 N_HOSTS: Final = 4
 N_SPARES: Final = 4

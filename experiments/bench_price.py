@@ -265,7 +265,8 @@ def summary(rows: Sequence[Row]) -> Row:
     """How near spending comes to the budgets, whether success rises with them, and how soon a change is followed.
 
     `n_falls` counts budgets under which success is less than under the one before by more than both intervals;
-    `episodes_to_follow` those that were played, after the worst change, before spending met the new budget twice in a row;
+    `episodes_to_follow` those that were played, after the worst change, before spending met the new budget twice in a row
+    (`episodes_to_follow_wanted`: and what was wanted was not more than 5 % above it);
     `share_named` is that of the conflicts in which the budget that was meant to bind is named, and none is overspent.
     """
     budgets, changes, conflicts = (
@@ -282,6 +283,7 @@ def summary(rows: Sequence[Row]) -> Row:
         "n_falls": _n_falls(budgets),
         "episodes_to_follow": max(followed, default=0),
         "episodes_to_follow_mean": fmean(followed) if followed else 0.0,
+        "episodes_to_follow_wanted": max(_followed(changes, 2 - NEAR), default=0),
         "spent_share_after_change": fmean(later) if later else 0.0,
         "share_named": fmean(named) if named else 0.0,
         "smallest_useful_bits": fmean(row["bits_per_episode"] for row in budgets if row["times"] == 1),
@@ -301,17 +303,17 @@ def _n_falls(budgets: Sequence[Row]) -> int:
     return falls
 
 
-def _followed(changes: Sequence[Row]) -> list[int]:
+def _followed(changes: Sequence[Row], most_wanted: float = float("inf")) -> list[int]:
     """For each change of a budget, the episodes before the first of two batches in a row that meet the new one.
 
-    One alone could be a batch that wanted far too much, and was cut off by the cap.
+    One alone could be chance. A batch that wanted more than so many times its budget, and was cut off by the cap, is none.
     """
     followed: list[int] = []
     for seed in sorted({row["seed"] for row in changes}):
         mine = [row for row in changes if row["seed"] == seed]
         starts = [nth for nth, row in enumerate(mine) if row["since_change"] == 0][1:]
         for start, end in zip(starts, [*starts[1:], len(mine)], strict=True):
-            met = [NEAR <= row["spent_share"] <= 1 for row in mine[start:end]]
+            met = [NEAR <= row["spent_share"] <= 1 and row["wanted_share"] <= most_wanted for row in mine[start:end]]
             lasting = [nth for nth in range(len(met)) if all(met[nth : nth + 2])]
             followed.append(PARALLEL * min(lasting, default=len(met)))
     return followed

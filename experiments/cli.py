@@ -633,7 +633,9 @@ def _doctor(argv: list[str]) -> int:
 
 def _bench(argv: list[str]) -> int:
     parser = _Parser("commlib bench", description="Measure one thing on this machine, side by side with its rivals.")
-    parser.add_argument("name", metavar="NAME", help="codec, wire, shannon, collapse, scale, tiers or ledger")
+    parser.add_argument(
+        "name", metavar="NAME", help="codec, wire, shannon, collapse, scale, tiers, allocation, price or ledger"
+    )
     parser.add_argument("--chaos", action="store_true", help="of the ledger: its hosts and its own process are killed")
     parser.add_argument("--plot", metavar="FILE.png", type=_png_file, help="draw the figure into this file")
     parser.add_argument("--quick", action="store_true", help="little of everything, in seconds: a try, no measurement")
@@ -736,7 +738,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "top": ("watch a run: who spends how much of which budget, live", _top),
     "verify": ("check that hosts compute what the learner computes", _verify),
     "bench": (
-        "measure one thing, side by side with its rivals: codec, wire, shannon, collapse, scale, tiers, ledger",
+        "measure one thing, side by side with its rivals: codec, wire, scale, allocation, price, ledger, ...",
         _bench,
     ),
     "list": ("worlds, codecs, topologies, methods or runs", _list),

@@ -468,7 +468,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 holder.close()
             elif reader is not None:
                 reader.close()
-        signs = {"full": "its disk is full", "locked": "is locked by another", "read-only": "is read-only"}
+        signs = {"full": "its disk is full", "locked": "was locked by another", "read-only": "is read-only"}
         if isinstance(raised, JournalError) and signs[kind] in str(raised):
             COUNTS["fault", kind] += 1
             return False, None

@@ -174,6 +174,21 @@ def test_where_sequences_are_no_rounds_nothing_may_be_pending_late(path):
         assert ledger.journal.carried() is None
 
 
+def test_a_receipt_that_may_be_of_an_open_lease_or_of_a_dead_holder_must_stay(path):
+    with Ledger(Journal(path)) as ledger:
+        ledger.grant(100, 0)
+        ledger.lease("b", 40, 0)
+        ledger.fence("b")
+        lease = ledger.lease("a", 30, 0)
+        ledger.receive([Receipt("c", 0, 0, 77, 0, 1, 1, 9)])
+        assert audit(ledger.journal).differences == [], "b may have spent it"
+        with pytest.raises(JournalError, match="1 leases in .* are open, and receipts without a debit may be of them"):
+            compact(ledger.journal)
+        ledger.settle(lease, [Entry(0, 0, 77, 0, (1,), 1, 9, 5, "a")])
+        compact(ledger.journal)
+        assert audit(ledger.journal).differences == []
+
+
 def test_what_a_dead_sender_spent_is_carried_as_recovered(ledger):
     ledger.grant(100, 1000)
     ledger.lease("a", 40, 20)

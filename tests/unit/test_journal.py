@@ -106,7 +106,7 @@ def test_a_locked_file_stops_the_booking_and_moves_no_bits(path):
         before = ledger.statement()
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(JournalError, match="is locked by another process"):
+        with pytest.raises(JournalError, match="was locked by another process"):
             ledger.grant(5, 50)
         assert ledger.statement() == before
         other.execute("ROLLBACK")
