@@ -145,7 +145,7 @@ class Account:
         The second goes on when a play is over, so what is left is asked of the ledger.
         """
         window = int(self._clock())
-        if window != self._window:
+        if self._window is None or window > self._window:  # a clock that is put back brings nothing
             self._window, self.allowance = window, self.budget.amount or 0
             self._ledger.withdraw(self.allowance, window, account=self.name)
             before = self._ledger.statement(self.name).granted

@@ -119,17 +119,21 @@ class Spender:
         self._holder = f"host-{number}"
         self._receivers = ((number + 1) % N_HOSTS,)
         self._sequence = 0
+        self._purses: dict[str, tuple[Purse, _Counting]] = {}
 
     def ready(self) -> int:
         """Answer, once the process is up."""
         return self._number
 
-    def spend_from_purse(self, ledger: Process, seconds: float) -> Told:
+    def spend_from_purse(self, name: str, ledger: Process, seconds: float) -> Told:
         """Charge for so long, or until the budget is out; done when all of it is settled."""
-        lender = _Counting(RemoteLedger(ledger))
+        if name not in self._purses:
+            counting = _Counting(RemoteLedger(ledger))
+            self._purses[name] = Purse(counting, self._holder), counting
+        purse, lender = self._purses[name]
+        lender.n_calls, lender.settle_seconds = 0, []
         rounds: list[tuple[int, int]] = []
         started = time.monotonic()
-        purse = Purse(lender, self._holder)
         charge, number, receivers = purse.charge, self._number, self._receivers
         current, n = -1, 0
         try:
@@ -142,11 +146,11 @@ class Spender:
                     n += 1
         except OverBudget:
             pass
-        purse.close()
+        purse.settle()
         rounds.append((current, n))
         return Told(number, rounds[1:], started, time.monotonic(), lender.n_calls, lender.settle_seconds)
 
-    def pay_at_gate(self, gate: Process, seconds: float) -> Told:
+    def pay_at_gate(self, name: str, gate: Process, seconds: float) -> Told:
         """Ask before each message, for so long."""
         rounds: list[tuple[int, int]] = []
         answers: list[float] = []
@@ -233,16 +237,16 @@ def _on_actors(folder: Path, n_laps: int, lap_seconds: float, small: Bits, say: 
         hosts = [Process(Spender, number, cpu_share=ray.cpu_share) for number in range(N_HOSTS)]
         _all(hosts, "ready")
         for name, method in ways.items():
-            told[name] += _all(hosts, method, ledgers[name], 0.1)  # whatever is slower the first time
+            told[name] += _all(hosts, method, name, ledgers[name], 0.1)  # whatever is slower the first time
         rows: list[Row] = []
         for lap in range(n_laps):
             for name, method in ways.items():
                 say(f"lap {lap + 1} of {n_laps}: {name}")
-                of_lap = _all(hosts, method, ledgers[name], lap_seconds)
+                of_lap = _all(hosts, method, name, ledgers[name], lap_seconds)
                 told[name] += of_lap
                 rows.append({"way": name, "lap": lap, **_row(of_lap)})
         say("a small budget to its end")
-        told["end"] = _all(hosts, "spend_from_purse", ledgers["end"], 600.0)
+        told["end"] = _all(hosts, "spend_from_purse", "end", ledgers["end"], 600.0)
         for name, ledger in ledgers.items():
             _book_receipts(RemoteLedger(ledger), told[name])
             ledger.call("close")

@@ -103,11 +103,23 @@ def test_a_run_trained_here_is_evaluated_there(runs, runtime, settings, tmp_path
     assert result.journal_digest == local.journal_digest
 
 
+SEVERAL_BUDGETS = {
+    "rounds": 2,
+    "topology": "ring",
+    "budget": "1 kbit/step, 2 messages/step, each agent: 30 messages/episode, 19 rounds/episode",
+    "allocation": "priority",
+    "priority": "agent 1: 40 %",
+    "when_out": "defer",
+}
+
+
 @pytest.mark.parametrize(
-    "chosen", [{"rounds": 2, "topology": "ring"}, {"method": "schednet"}], ids=["two rounds", "signals"]
+    "chosen",
+    [{"rounds": 2, "topology": "ring"}, {"method": "schednet"}, SEVERAL_BUDGETS],
+    ids=["two rounds", "signals", "several budgets"],
 )
 def test_steps_of_several_rounds_have_the_same_books_on_actors(runtime, tiny_settings, tmp_path, chosen):
-    settings = {**tiny_settings, **chosen, "hosts": N_HOSTS, "budget": "2000 bit/step", "steps": 640}
+    settings = {**tiny_settings, "budget": "2000 bit/step", **chosen, "hosts": N_HOSTS, "steps": 640}
     method = settings.pop("method", None)
     local = run_training(resolve("guide", method, None, settings), tmp_path / "local", display=Quiet())
     config = resolve("guide", method, None, {**settings, "runtime": "ray"})
@@ -115,6 +127,8 @@ def test_steps_of_several_rounds_have_the_same_books_on_actors(runtime, tiny_set
     assert on_ray.journal_digest == local.journal_digest
     assert figures(on_ray) == figures(local)
     assert on_ray.ledger.spent > 0
+    assert (on_ray.ledger.deferred > 0) == (chosen is SEVERAL_BUDGETS)
+    assert all(one.spent <= one.granted for one in on_ray.budgets)
 
 
 # --- a user's agent

@@ -16,14 +16,15 @@ from commlib.budget import Budgets, Network
 from commlib.codecs.floats import Float32Codec
 from commlib.codecs.frozen import CodebookQuantiser, TableCodec
 from commlib.codecs.prior import Prior, to_integers
-from commlib.errors import BudgetError
+from commlib.errors import BudgetError, OverBudget
 from commlib.exchange import Bill, Sent
+from commlib.experiments.evaluate import _budget_figures
 from commlib.experiments.model import Model, furnish
 from commlib.experiments.world_guide import Guide
 from commlib.journal import Journal
 from commlib.ledger import Ledger
 from commlib.plan import CHARGING_RULES, make_plan, partition
-from commlib.rationing import Rationing, Tariff
+from commlib.rationing import Group, Rationing, Tariff
 from commlib.topology import full, none
 
 N_WORLDS = 20
@@ -54,6 +55,23 @@ class Mutes(Talkers):
     def speak(self, observation, elapsed):
         spoken = super().speak(observation, elapsed)
         return spoken._replace(silent=~spoken.silent)
+
+
+class Weighty(Talkers):
+    """The same; what agent 2 says is worth most."""
+
+    def speak(self, observation, elapsed):
+        spoken = super().speak(observation, elapsed)
+        value = np.tile(np.float32(self.agents)[:, None], spoken.silent.shape[1]) + 1
+        return spoken._replace(value=value)
+
+
+class Seldom(Talkers):
+    """The same, in every fourth step."""
+
+    def speak(self, observation, elapsed):
+        spoken = super().speak(observation, elapsed)
+        return spoken._replace(silent=np.full_like(spoken.silent, self.step % 4 != 1))
 
 
 def coded(frequency=400.0):
@@ -342,3 +360,209 @@ def test_a_receipt_for_a_frame_that_does_not_lead_here_is_refused():
     till = Till(stage.books, stage.plan, 1)
     with pytest.raises(BudgetError, match="host 0 says it heard trunk 5, which does not lead to it"):
         till.book_receipts(0, [[Bill(5, (1,), 8, 8)]])
+
+
+# --- several budgets at once
+
+
+SEVERAL = {
+    "bits and messages": "12 bit/step, 1 message/step",
+    "an episode of each": "120 bit/episode, 9 messages/episode",
+    "one agent": "14 bit/step, agent 1: 4 bit/step, agents 0+2: 1 message/step",
+    "one edge": "edge 0->1: 30 bit/episode, edge 2->1: 6 messages/episode",
+    "each": "each agent: 5 bit/step, each edge: 4 messages/episode",
+    "rounds": "7 rounds/episode, 14 bit/round",
+    "latency": "114 us/step, 14 bit/step",
+    "run": "5 kbit, 400 messages, 1 s",
+    "by the clock": "1.2 kbit/s, 200 messages/s, 60 rounds/s",
+}
+RULES = {
+    "value": Rationing("value"),
+    "first": Rationing("first"),
+    "equal": EQUALLY,
+    "proportional": Rationing("proportional"),
+    "priority": Rationing("priority", (Group((2,), 0.4), Group((0,), 0.2))),
+    "degrade": Rationing("value", when_out="degrade"),
+    "defer": Rationing("value", when_out="defer", defer_rounds=3),
+}
+
+
+class Ticking:
+    """A clock that ticks whenever it is read."""
+
+    def __init__(self):
+        self.now = 1_000_000.0
+
+    def __call__(self):
+        self.now += 0.06
+        return self.now
+
+
+def spent_in(stage, account, budget):
+    """What the entries say that an account was charged in each span of its budget; bits and messages only."""
+    rounds_of = {"round": 1, "step": 1, "episode": 10, "run": 10**9}[budget.per]
+    totals = {}
+    for entry in stage.ledger.journal.entries():
+        if budget.agents is not None and entry.sender not in budget.agents:
+            continue
+        if budget.edge is not None and (
+            entry.sender != budget.edge.sender or budget.edge.receiver not in entry.receivers
+        ):
+            continue
+        n = entry.bits if budget.currency == "bits" else entry.n_messages
+        totals[entry.round // rounds_of] = totals.get(entry.round // rounds_of, 0) + n
+    return totals
+
+
+def check_accounts(stage, n_worlds, tallies):
+    """No budget was overspent in any of its spans, worked out from the entries; and the figures are those of the books."""
+    statements = stage.ledger.statements()
+    for account, budget in stage.books.budgets.accounts().items():
+        now = statements[account]
+        assert now.granted == now.spent + now.leased + now.available
+        assert now.leased == 0
+        assert now.spent == sum(tally.use[account].spent for tally in tallies)
+        if budget.amount is None:
+            continue
+        assert all(tally.use[account].spent <= max(tally.use[account].granted, 0) for tally in tallies)
+        if budget.per == "second":
+            assert (
+                budget.currency == "rounds"
+                or sum(spent_in(stage, account, replace(budget, per="run")).values()) == now.spent
+            )
+        elif budget.currency in ("bits", "messages"):
+            spent = spent_in(stage, account, budget)
+            assert all(n <= budget.allowance(n_worlds) for n in spent.values())
+            assert sum(spent.values()) == now.spent
+        if budget.per in ("round", "step", "episode"):
+            assert now.available == 0
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("n_hosts", [1, 3])
+@pytest.mark.parametrize("budget", SEVERAL)
+def test_all_budgets_are_held_at_once(budget, n_hosts, rule):
+    stage = Stage(
+        SEVERAL[budget],
+        n_hosts,
+        rationing=RULES[rule],
+        clock=Ticking(),
+        charging="link" if rule in ("degrade", "first") else "broadcast",
+    )
+    tallies = [stage.play() for _ in range(2)]
+    stage.check(*tallies)
+    check_accounts(stage, N_WORLDS, tallies)
+    if n_hosts == 1:  # the third of a pool may be too little for a greeting
+        assert tallies[0].wire_bits > 0
+    assert sum(tally.n_dropped for tally in tallies) > 0
+    statement = stage.ledger.statement()
+    assert statement.degraded_messages == sum(tally.n_degraded for tally in tallies)
+    assert statement.deferred_messages == sum(tally.n_deferred for tally in tallies)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("budget", [budget for budget in SEVERAL if budget != "by the clock"])
+def test_a_play_under_several_budgets_can_be_repeated(budget, rule):
+    journal, digests = Journal.in_memory(), []
+    for _ in range(2):
+        stage = Stage(SEVERAL[budget], 2, rationing=RULES[rule], journal=journal)
+        for n_worlds in (N_WORLDS, 3):
+            stage.play(n_worlds)
+        digests.append((journal.digest(), stage.ledger.statements()))
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("budget", ["by the clock", "bits and messages"])
+@pytest.mark.parametrize("stop_at", [1, 7, 13])
+def test_a_play_that_was_cut_off_goes_on_under_several_budgets(budget, stop_at):
+    journal, seen = Journal.in_memory(), []
+
+    def watch(step):
+        seen.append(step)
+        if len(seen) == stop_at:
+            raise InterruptedError
+
+    clock = Ticking()
+    with pytest.raises(InterruptedError):
+        stage = Stage(SEVERAL[budget], 3, journal=journal, clock=clock)
+        for _ in range(2):
+            stage.play(watcher=watch)
+    clock.now += 100
+    stage = Stage(SEVERAL[budget], 3, journal=journal, clock=clock)
+    stage.check(stage.play(), stage.play())
+
+
+def test_of_two_budgets_in_conflict_the_one_that_binds_is_named():
+    bits, messages = "12 bit/step", "1 message/step"
+    for text, binding in (
+        (f"{bits}, {messages}", messages),
+        (f"{bits}, 9 messages/step", bits),
+        (f"900 bit/step, {messages}", messages),
+        ("900 bit/step, 9 messages/step", None),
+    ):
+        stage = Stage(text, n_hosts=1)
+        tally = stage.play()
+        figures = _budget_figures(stage.books.budgets, [tally])
+        assert [one.budget for one in figures if one.is_binding] == [binding] * (binding is not None)
+        for one in figures:
+            assert one.spent <= one.granted
+            assert one.wanted >= one.spent
+            assert (one.n_full > 0) == (one.wanted > one.granted)
+
+
+def test_where_value_decides_a_host_whose_messages_are_worth_more_says_more():
+    spoken = {}
+    for rule in ("value", "equal"):
+        stage = Stage("2 messages/step", 3, model=model_of(team=Weighty), rationing=RULES[rule])
+        stage.play()
+        entries = list(stage.ledger.journal.entries())
+        spoken[rule] = [sum(e.n_messages for e in entries if e.sender == agent) for agent in range(3)]
+    assert spoken["equal"][0] <= 1.2 * spoken["equal"][2]
+    assert spoken["value"][2] > 2 * spoken["value"][0]
+
+
+def test_a_guarantee_is_kept_across_hosts():
+    rationing = Rationing("priority", (Group((2,), 0.1), Group((0,), 0.5)))
+    stage = Stage("2 messages/step", 3, model=model_of(team=Weighty), rationing=rationing)
+    stage.play()
+    entries = list(stage.ledger.journal.entries())
+    spoken = [sum(e.n_messages for e in entries if e.sender == agent) for agent in range(3)]
+    assert spoken[0] >= 0.45 * sum(spoken)
+    assert spoken[2] > spoken[1]
+
+
+@pytest.mark.parametrize("rationing", [Rationing("value", when_out="raise"), Rationing("equal", when_out="raise")])
+def test_a_run_that_ends_for_want_of_budget_holds_nothing(rationing):
+    stage = Stage("18 bit/step, 100 bit/episode", 2, rationing=rationing)
+    for _ in range(2):  # and ends in the same way when it is tried again
+        stage.books = replace(stage.books, first_round=0)
+        stage.generator.manual_seed(1)
+        with pytest.raises(OverBudget, match="messages in round .*; raise the budget, or let messages be dropped"):
+            stage.play()
+        assert all(now.leased == 0 for now in stage.ledger.statements().values())
+    spent = stage.ledger.statement().spent
+    assert spent == sum(entry.bits for entry in stage.ledger.journal.entries())
+
+
+def test_deferred_messages_come_later_and_all_are_counted():
+    stage = Stage("10 bit/step", 2, model=model_of(team=Seldom), rationing=RULES["defer"])
+    tally = stage.play()
+    stage.check(tally)
+    assert tally.n_deferred > 0
+    free = Stage("unlimited", 2, model=model_of(team=Seldom)).play()
+    assert tally.n_messages + tally.n_dropped == free.n_messages, "said at once, said later, or never"
+
+
+def test_uncapped_play_asks_each_host_twice_a_step():
+    for text, rule, n_calls in (("unlimited", "value", 2), ("40 bit/step", "equal", 2), ("40 bit/step", "value", 3)):
+        stage, asked = Stage(text, rationing=RULES[rule]), []
+        each = stage.runtime.each
+
+        def listed(method, arguments, each=each, asked=asked):
+            asked.append(method)
+            return each(method, arguments)
+
+        stage.runtime.each = listed
+        stage.play()
+        steps = [method for method in asked if method not in ("desk.reset", "desk.n_put_off")]
+        assert len(steps) == 10 * n_calls
