@@ -107,9 +107,10 @@ def measure(seed: int, quick: bool, say: Say) -> Measured:
 
 def trained(seed: int, quick: bool) -> Team:
     """A team that can be thrifty."""
-    short = {"steps": 60_000} if quick else {}
+    short = {"steps": 15_000, "learning": {"n_worlds": 64}} if quick else {}
+    stages = {"margin": MARGIN, **({"calibrate_worlds": 64, "calibrate_rounds": 1} if quick else {})}
     with TemporaryDirectory() as scratch:
-        config = resolve(WORLD, METHOD, None, {"seed": seed, "stages": {"margin": MARGIN}, **short})
+        config = resolve(WORLD, METHOD, None, {"seed": seed, "stages": stages, **short})
         run_training(config, Path(scratch) / "run", display=Quiet())
         team = load(Path(scratch) / "run")
     return Team(seed, team.model, team.config, 2 if quick else N_BATCHES)
