@@ -328,7 +328,10 @@ _RETRY_SECONDS: Final = 0.005
 
 
 class _Standing:
-    """What the rows come to at this moment, kept in memory: what every call looks at, and each booking moves."""
+    """What the rows come to at this moment, kept in memory: what every call looks at, and each booking moves.
+
+    Terms, epochs and counters change seldom: there, a change puts a new dictionary in the place of the old one.
+    """
 
     def __init__(
         self,
@@ -342,7 +345,7 @@ class _Standing:
         self.moved: set[str] = set()
 
     def copy(self) -> "_Standing":
-        return _Standing(dict(self.terms), dict(self.statements), dict(self.open), dict(self.epochs), self.carried)
+        return _Standing(self.terms, dict(self.statements), dict(self.open), self.epochs, self.carried)
 
 
 class Journal:
@@ -463,7 +466,7 @@ class Journal:
                 self._execute(sql, (*row[1:], account))
             else:
                 raise self._conflict("accounts", row, _terms_row(account, known))
-            now.terms[account] = terms
+            now.terms = {**now.terms, account: terms}
 
     def add_allowance(
         self, kind: Literal["grant", "withdrawal"], sequence: int, bits: Bits, taken: Bits, account: str = MAIN
@@ -549,8 +552,8 @@ class Journal:
         """Book that `holder` continues under `epoch`."""
         with self.round():
             self._insert("fences", [(holder, epoch)], _as_it_is)
-            epochs = self._now().epochs
-            epochs[holder] = max(epoch, epochs.get(holder, 0))
+            now = self._now()
+            now.epochs = {**now.epochs, holder: max(epoch, now.epochs.get(holder, 0))}
 
     # What stands in memory, as of the last commit by anybody, or of this moment of the round that is under way.
 
@@ -587,8 +590,8 @@ class Journal:
     def is_carried(self, account: str, key: Key) -> bool:
         """Tell whether a lease with this key may be among those that a compaction has put together."""
         with self._lock:
-            holder, epoch, sequence = key
-            return sequence <= self._refreshed().carried.get(("lease", account, holder, epoch), -1)
+            carried = self._refreshed().carried
+            return bool(carried) and key[2] <= carried.get(("lease", account, *key[:2]), -1)
 
     # What is read.
 

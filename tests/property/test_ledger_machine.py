@@ -24,7 +24,7 @@ from unittest import mock
 import pytest
 from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, precondition, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, multiple, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from commlib.audit import audit
@@ -413,6 +413,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert [given_one for given_one in given if given_one is not None] == [
                 wanted_one for wanted_one in wanted if wanted_one is not None
             ]
+        self.all_agree()
         return is_done and refusal is None
 
     def struck(self, who, fault, refusal, calls):
@@ -679,6 +680,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def wait(self, quarters):
         COUNTS["steps"] += 1
         self.model.now += quarters / 4
+        self.all_agree()
 
     @rule(who=whom, fault=faults)
     def expire(self, who, fault):
@@ -786,11 +788,10 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledgers[who].close()
         self.ledgers[who] = self.load()
         assert self.ledgers[who].journal.digest() == digest
+        self.all_agree()
 
-    @invariant()
     def all_agree(self):
-        if not hasattr(self, "model"):
-            return
+        """The invariant, after each call: a rule may make several."""
         wanted = {account: self.model.statement(account) for account in self.model.terms}
         for now in wanted.values():
             assert now.spent + now.leased + now.available == now.granted
@@ -840,5 +841,5 @@ def test_model_ledgers_and_file_agree_whatever_strikes(capsys):
         say(f"  compactions that went through: {COUNTS['compacted']}")
     if ASKED >= 10_000:
         assert all(any(what.startswith(kind) for what in struck) for kind in (*STRIKES, *STATES))
-        assert all(f"cut at {verb}" in struck for verb in WRITES)
+        assert all(any(what.endswith(f"at {verb}") for what in struck) for verb in WRITES)
         assert COUNTS["compacted"] > 0

@@ -315,3 +315,34 @@ def test_accounts_notes_and_prices_change_the_digest_but_deadlines_do_not():
     ]
     assert len(set(digests)) == len(digests)
     assert digest(lambda ledger: ledger.lease("a", 5, 0, seconds=9)) == digests[-1]
+
+
+class Crash(Exception):
+    """The power is gone."""
+
+
+def test_a_crash_anywhere_while_a_journal_is_made_leaves_a_file_that_can_be_opened(path, monkeypatch):
+    connect = sqlite3.connect
+
+    class Connection(sqlite3.Connection):
+        left = 0
+
+        def execute(self, sql, *parameters):
+            if not sql.startswith(("PRAGMA", "SELECT", "BEGIN")):
+                Connection.left -= 1
+                if Connection.left == 0:
+                    self.close()
+                    raise Crash
+            return super().execute(sql, *parameters)
+
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **kwargs: connect(*args, **kwargs, factory=Connection))
+    Journal(path.with_name("whole.sqlite")).close()
+    n_needed = -Connection.left
+    assert n_needed > 10
+    for nth in range(1, n_needed + 1):
+        crashed = path.with_name(f"{nth}.sqlite")
+        Connection.left = nth
+        with pytest.raises(Crash):
+            Journal(crashed)
+        with Ledger(Journal(crashed)) as ledger:
+            assert ledger.grant(1, 0).granted == 1
