@@ -62,15 +62,22 @@ class Coverage:
 
     def __init__(self, plan: Plan) -> None:
         self._routes = [trunk.routes for trunk in plan.trunks]
-        self._known: dict[tuple[int, Scope], Flags] = {}
+        self._known: dict[tuple[int, Scope], tuple[Flags, list[int]]] = {}
 
     def of(self, trunk: int, scope: Scope) -> Flags:
-        """Which routes [r] of a trunk are."""
-        flags = self._known.get((trunk, scope))
-        if flags is None:
+        """Whether each route [r] of a trunk is."""
+        return self._of(trunk, scope)[0]
+
+    def routes(self, trunk: int, scope: Scope) -> list[int]:
+        """Those routes of a trunk that are."""
+        return self._of(trunk, scope)[1]
+
+    def _of(self, trunk: int, scope: Scope) -> tuple[Flags, list[int]]:
+        known = self._known.get((trunk, scope))
+        if known is None:
             flags = np.array([scope.covers(route) for route in self._routes[trunk]], bool)
-            self._known[trunk, scope] = flags
-        return flags
+            known = self._known[trunk, scope] = flags, np.flatnonzero(flags).tolist()
+        return known
 
 
 @dataclass(slots=True, eq=False)

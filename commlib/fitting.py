@@ -12,6 +12,8 @@ Shapes: n rows of a draft, m messages of all drafts that want to be sent, P posi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -53,6 +55,46 @@ class Limit(NamedTuple):
     draft: int | None = None
     guaranteed: tuple[int, ...] = ()
 
+    @property
+    def is_narrow(self) -> bool:
+        """Whether it is for some messages only."""
+        return self.draft is not None or self.scope != EVERYBODY
+
+
+@dataclass(frozen=True)
+class Charges:
+    """What frames cost, and what each route of their trunks bears of that; worked out once for all caps that ask."""
+
+    offers: Sequence[Offer]
+    trunks: Sequence[int]
+    coverage: Coverage
+
+    @cached_property
+    def messages(self) -> list[tuple[int, ...]]:
+        """The messages of each route."""
+        n_routes = [len(self.coverage.of(trunk, EVERYBODY)) for trunk in self.trunks]
+        return [counted(offer.kept, n) for offer, n in zip(self.offers, n_routes, strict=True)]
+
+    @cached_property
+    def paid(self) -> list[list[int]]:
+        """The bits that they bear."""
+        return [shares(offer.bits, n) for offer, n in zip(self.offers, self.messages, strict=True)]
+
+    def of(self, currency: Currency, scope: Scope) -> int:
+        """What is charged in a currency for what is in a scope."""
+        if currency == "bits" and scope == EVERYBODY:
+            return sum(offer.bits for offer in self.offers)
+        columns = self.paid if currency == "bits" else self.messages
+        return sum(
+            column[route]
+            for column, trunk in zip(columns, self.trunks, strict=True)
+            for route in self.coverage.routes(trunk, scope)
+        )
+
+    def under(self, limit: Limit) -> int:
+        """What counts under a limit, in bits."""
+        return self.of("bits", limit.scope) if limit.draft is None else self.offers[limit.draft].bits
+
 
 class Fitting:
     """The drafts of a round before they are sent, and what can be made of them."""
@@ -77,7 +119,8 @@ class Fitting:
 
     def wanted(self, allowance: Allowance) -> tuple[int, ...]:
         """What each cap would be charged if everything went."""
-        return tuple(self._charge(cap.currency, cap.scope, self.full) for cap in allowance.caps)
+        charges = self._charges(self.full)
+        return tuple(charges.of(cap.currency, cap.scope) for cap in allowance.caps)
 
     def fitted(self, allowance: Allowance, wanted: Sequence[int]) -> list[Offer]:
         """What goes, of what is `wanted`.
@@ -107,23 +150,13 @@ class Fitting:
     def _host(self) -> int:
         return self.drafting.plan.trunks[self.drafts[0].trunk].source
 
-    def _charge(self, currency: Currency, scope: Scope, offers: Sequence[Offer]) -> int:
-        """What these frames would be charged, in a currency, for what is in a scope."""
-        if currency == "bits" and scope == EVERYBODY:
-            return sum(offer.bits for offer in offers)
-        total = 0
-        for draft, offer in zip(self.drafts, offers, strict=True):
-            covered = self.drafting.coverage.of(draft.trunk, scope)
-            counts = counted(offer.kept, len(covered))
-            paid = shares(offer.bits, counts) if currency == "bits" else counts
-            total += sum(n for n, mine in zip(paid, covered.tolist(), strict=True) if mine)
-        return total
+    def _charges(self, offers: Sequence[Offer]) -> Charges:
+        return Charges(offers, [draft.trunk for draft in self.drafts], self.drafting.coverage)
 
-    def _bits(self, limit: Limit, offers: Sequence[Offer]) -> int:
-        return self._charge("bits", limit.scope, offers) if limit.draft is None else offers[limit.draft].bits
-
-    def _is_over(self, limit: Limit, offers: Sequence[Offer]) -> bool:
-        return self._bits(limit, offers) > limit.amount
+    def _over_of(self, limits: Sequence[Limit], offers: Sequence[Offer]) -> list[bool]:
+        """Which limits these frames go beyond."""
+        charges = self._charges(offers)
+        return [charges.under(limit) > limit.amount for limit in limits]
 
     # What fits.
 
@@ -146,10 +179,10 @@ class Fitting:
             packing = self._packing(offers)
             chosen = np.ones(packing.n, bool)
         if self._rationing.divides:
-            for limit in limits:
-                if limit.draft is None and self._is_over(limit, offers):
+            for limit, is_over in zip(limits, self._over_of(limits, offers), strict=True):
+                if is_over and limit.draft is None:
                     chosen = self._shared(packing, chosen, Cap("bits", limit.amount, limit.scope))
-                    offers = self._offers(packing, chosen)
+            offers = self._offers(packing, chosen)
         return self._cut(packing, chosen, offers, limits)
 
     def _few(self, packing: Packing, chosen: Flags, cap: Cap) -> Flags:
@@ -176,27 +209,43 @@ class Fitting:
     def _cut(self, packing: Packing, chosen: Flags, offers: list[Offer], limits: Sequence[Limit]) -> list[Offer]:
         """As many of the chosen messages as fit under all limits.
 
-        Each limit in turn cuts off the end of its queue, less what is so short that it fits after all.
+        Each limit cuts off the end of its queue, less what is so short that it fits after all; the narrow ones first, all at
+        once.
         """
         while (
             True
         ):  # each turn leaves fewer; a cut can break another limit, as fewer messages share what a frame weighs
-            over = next((limit for limit in limits if self._is_over(limit, offers)), None)
-            if over is None:
+            over = [limit for limit, is_over in zip(limits, self._over_of(limits, offers), strict=True) if is_over]
+            if not over:
                 return offers
-            mine = chosen & (packing.covered(over.scope) if over.draft is None else packing.draft_of == over.draft)
-            queue = packing.queue(mine, self._rationing, "bits", over.guaranteed)
-            low, high = 0, len(queue) - 1
-            while low < high:
-                keep = (low + high + 1) // 2
-                fits = not self._is_over(over, self._offers(packing, without(chosen, queue[keep:])))
-                low, high = (keep, high) if fits else (low, keep - 1)
-            chosen = without(chosen, queue[low:])
+            over = [limit for limit in over if limit.is_narrow] or over[:1]
+            queues = [packing.queue(chosen & packing.under(o), self._rationing, "bits", o.guaranteed) for o in over]
+            kept = self._bisected(packing, chosen, over, queues)
+            chosen = without(chosen, [queue[n:] for n, queue in zip(kept, queues, strict=True)])
             offers = self._offers(packing, chosen)
-            more = self._that_still_fit(packing, queue[low:], over.amount - self._bits(over, offers))
-            fuller = self._offers(packing, union(chosen, more)) if len(more) else offers
-            if len(more) and not self._is_over(over, fuller):
-                chosen, offers = union(chosen, more), fuller
+            charges = self._charges(offers)
+            more = [
+                self._that_still_fit(packing, queue[n:], limit.amount - charges.under(limit))
+                for n, queue, limit in zip(kept, queues, over, strict=True)
+            ]
+            fuller = union(chosen, more)
+            if fuller.sum() > chosen.sum():
+                fuller_offers = self._offers(packing, fuller)
+                if not any(self._over_of(over, fuller_offers)):
+                    chosen, offers = fuller, fuller_offers
+
+    def _bisected(self, packing: Packing, chosen: Flags, over: Sequence[Limit], queues: Sequence[Index]) -> list[int]:
+        """How many messages of each queue go, from its front, that all fit; fewer than all of each."""
+        low, high = [0] * len(over), [len(queue) - 1 for queue in queues]
+        while any(below < above for below, above in zip(low, high, strict=True)):
+            keep = [(below + above + 1) // 2 for below, above in zip(low, high, strict=True)]
+            tried = without(chosen, [queue[n:] for n, queue in zip(keep, queues, strict=True)])
+            is_over = self._over_of(over, self._offers(packing, tried))
+            low = [below if o else n for below, n, o in zip(low, keep, is_over, strict=True)]
+            high = [
+                max(below, n - 1) if o else above for below, above, n, o in zip(low, high, keep, is_over, strict=True)
+            ]
+        return low
 
     def _that_still_fit(self, packing: Packing, rest: Index, left: int) -> Index:
         """Of the rest of a queue, the messages for which a few bits are enough, by the estimate."""
@@ -223,17 +272,17 @@ class Fitting:
         do.
         """
         packing = self._packing(offers)
-        over = [limit for limit in limits if self._is_over(limit, offers)]
+        over = [limit for limit, is_over in zip(limits, self._over_of(limits, offers), strict=True) if is_over]
         if not over:
             return offers
-        covers = [packing.covered(o.scope) if o.draft is None else packing.draft_of == o.draft for o in over]
+        covers = [packing.under(limit) for limit in over]
         own = self._own_weights(packing)
         density = packing.claims.density("bits")
         coarse = [max(float(np.median(density[mine])), 1e-9) / COARSER**N_BELOW for mine in covers]
         fine = [weight / COARSER for weight in coarse]
         for _ in range(N_COARSER):
             told = self._told_at(packing, own, covers, coarse)
-            is_over = [self._is_over(limit, told) for limit in over]
+            is_over = self._over_of(over, told)
             if not any(is_over):
                 break
             fine = [c if o else f for f, c, o in zip(fine, coarse, is_over, strict=True)]
@@ -243,7 +292,7 @@ class Fitting:
         for _ in range(N_FINER):  # between the last that did not fit and the first that did
             middle = [(f * c) ** 0.5 for f, c in zip(fine, coarse, strict=True)]
             finer = self._told_at(packing, own, covers, middle)
-            is_over = [self._is_over(limit, finer) for limit in over]
+            is_over = self._over_of(over, finer)
             fine = [m if o else f for f, m, o in zip(fine, middle, is_over, strict=True)]
             coarse = [c if o else m for c, m, o in zip(coarse, middle, is_over, strict=True)]
             if not any(is_over):
@@ -328,6 +377,10 @@ class Packing(NamedTuple):
                 mine[here] = self.coverage.of(trunk, scope)[self.route[here]]
         return mine
 
+    def under(self, limit: Limit) -> Flags:
+        """Which messages count under a limit, [m]."""
+        return self.covered(limit.scope) if limit.draft is None else self.draft_of == limit.draft
+
     def part(self, which: Flags | Index) -> Claims:
         """Some of the messages, and what they bear of what frames weigh beside their messages, which all bear alike."""
         claims = self.claims.of(which)
@@ -353,15 +406,17 @@ def counted(kept: Flags, n_routes: int) -> tuple[int, ...]:
     return tuple(np.add.reduce(kept.reshape(n_routes, -1), 1, np.int64).tolist())
 
 
-def without(chosen: Flags, some: Index) -> Flags:
+def without(chosen: Flags, some: Sequence[Index]) -> Flags:
     """The chosen messages, less some."""
     fewer = chosen.copy()
-    fewer[some] = False
+    for which in some:
+        fewer[which] = False
     return fewer
 
 
-def union(chosen: Flags, some: Index) -> Flags:
+def union(chosen: Flags, some: Sequence[Index]) -> Flags:
     """The chosen messages, and some more."""
     more = chosen.copy()
-    more[some] = True
+    for which in some:
+        more[which] = True
     return more

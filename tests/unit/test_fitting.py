@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from commlib.agent import Spoken
+from commlib.codec import fresh_context
 from commlib.codecs.frozen import CodebookQuantiser, GridQuantiser, TableCodec
-from commlib.codecs.prior import Prior, to_integers, uniform_prior
+from commlib.codecs.prior import Prior, fit_prior, to_integers, uniform_prior
 from commlib.errors import OverBudget
 from commlib.exchange import Endpoint
 from commlib.frame import shares
@@ -237,6 +238,18 @@ def test_messages_are_not_told_more_coarsely_because_there_may_be_few():
     sent = say(end, said, allowance=Allowance((Cap("messages", 5),)))
     assert (sent.n_spoken, sent.n_degraded, sent.n_dropped) == (5, 0, N * W - 5)
     assert np.isin(told(end), (0, *told(free).ravel())).all()
+
+
+def test_where_silence_is_nearer_than_what_a_price_would_tell_it_is_silence():
+    """Without a word for silence listeners keep what they had; the cheap word 0 would be worse than that."""
+    seen = np.concatenate([np.zeros(200, np.int64), np.arange(32)])[:, None]
+    quantiser = CodebookQuantiser(np.arange(32, dtype=np.float32)[:, None])
+    codec = TableCodec("numbers", quantiser, fit_prior(seen, fresh_context(len(seen), 1), 32, "none"))
+    end = host(Rationing(when_out="degrade"), codec)
+    say(end, np.full((N, W), 9))
+    sent = say(end, np.full((N, W), 8), 1, allowance=bits_of(64))
+    assert np.isin(told(end), (8, 9)).all()
+    assert sent.n_dropped > 0
 
 
 # --- later
