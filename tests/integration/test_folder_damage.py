@@ -152,14 +152,14 @@ def test_a_read_only_run_can_be_audited_and_is_not_changed(command, run_copy):
 
 
 def test_an_evaluation_that_is_interrupted_leaves_the_old_figures(run_copy, monkeypatch, capsys):
-    from commlib.experiments import evaluate
+    from commlib.experiments import control
 
     before = content(run_copy)
 
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluate, "play", interrupted)
+    monkeypatch.setattr(control, "play", interrupted)
     assert main(["evaluate", str(run_copy), "--quiet"]) == 130
     assert "interrupted" in capsys.readouterr().err
     assert content(run_copy) == before

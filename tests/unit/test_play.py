@@ -18,8 +18,9 @@ from commlib.codecs.frozen import CodebookQuantiser, TableCodec
 from commlib.codecs.prior import Prior, to_integers
 from commlib.errors import BudgetError, OverBudget
 from commlib.exchange import Bill, Sent
+from commlib.experiments.control import Control
 from commlib.experiments.evaluate import _budget_figures
-from commlib.experiments.model import Model, furnish
+from commlib.experiments.model import Calibration, Model, furnish
 from commlib.experiments.world_guide import Guide
 from commlib.journal import Journal
 from commlib.ledger import Ledger
@@ -502,7 +503,7 @@ def test_of_two_budgets_in_conflict_the_one_that_binds_is_named():
     ):
         stage = Stage(text, n_hosts=1)
         tally = stage.play()
-        figures = _budget_figures(stage.books.budgets, [tally])
+        figures = _budget_figures(stage.books.budgets, [tally], Control.fixed(0.0), Calibration())
         assert [one.budget for one in figures if one.is_binding] == [binding] * (binding is not None)
         for one in figures:
             assert one.spent <= one.granted
