@@ -23,7 +23,8 @@ def budget(times, success, share=0.98, overspend=0, seed=0):
 
 def change(batch, since, share, seed=0):
     return {
-        "kind": "change", "seed": seed, "batch": batch, "since_change": since, "spent_share": share, "overspend_bits": 0
+        "kind": "change", "seed": seed, "batch": batch, "since_change": since, "spent_share": share,
+        "wanted_share": share if share < 1 else 1.2, "overspend_bits": 0,
     }  # fmt: skip
 
 
@@ -53,6 +54,12 @@ def test_a_bench_in_which_all_is_well():
     assert (found["overspend_bits"], found["n_falls"], found["episodes_to_follow"]) == (0, 0, 0)
     assert found["share_named"] == 1.0
     assert found["success_2x"] == 0.9
+
+
+def test_what_was_wanted_beyond_the_cap_is_told_apart():
+    """A batch that wanted 1.2 times its budget, and was cut off at all of it, spent as it should."""
+    found = summary([*GOOD[:3], *shares([0.98, 0.98], [1.0, 0.97, 0.97]), conflict("bits", "bits")])
+    assert (found["episodes_to_follow"], found["episodes_to_follow_wanted"]) == (0, 512)
 
 
 def test_success_that_surely_falls_is_counted():
