@@ -49,7 +49,7 @@ def measure(seed: int, quick: bool, say: Say) -> Measured:
     for one in seeds:
         say(f"training a team on {WORLD}, seed {one}")
         with TemporaryDirectory() as scratch:
-            short = {"steps": 60_000} if quick else {}
+            short = {"steps": 15_000, "stages": {"calibrate_worlds": 32, "rungs": 2}, "episodes": 32} if quick else {}
             config = resolve(WORLD, None, None, {"seed": one, **short})
             run_training(config, Path(scratch) / "run", display=Quiet())
             team = load(Path(scratch) / "run")
@@ -66,8 +66,8 @@ def _played(team: Trained, seed: int, budget: str, rule: str, hosts: int, quick:
         allocation=rule,
         hosts=hosts,
         bit_price=0.0,
-        episodes=256 if quick else EPISODES,
-        parallel_worlds=PARALLEL,
+        episodes=64 if quick else EPISODES,
+        parallel_worlds=32 if quick else PARALLEL,
         **groups,
     )
     (used,) = result.budgets
