@@ -122,6 +122,24 @@ def test_equal_parts_are_of_use_to_their_owners_alone(currency):
     assert (currency == "messages" and went.tolist() == [0, 3, 3]) or went[1:].max() < W
 
 
+@pytest.mark.parametrize("currency", ["bits", "messages"])
+def test_an_equal_part_that_is_not_used_is_of_no_use_to_others(currency):
+    """Two agents want a little more than the pool, the third wants nothing: its third stays unspent."""
+    codec = TableCodec(
+        "bytes", CodebookQuantiser(np.arange(256, dtype=np.float32)[:, None]), uniform_prior(1, 256, "none")
+    )
+    silent = np.array([[True] * W, [False] * W, [False] * W])
+    wanted = say(host(Rationing(), codec), np.full((N, W), 9), silent=silent)
+    amount = wanted.n_spoken - 1 if currency == "messages" else wanted.bills[0].bits - 8
+    went = {}
+    for rule in ("equal", "value"):
+        end = host(Rationing(rule), codec)
+        say(end, np.full((N, W), 9), allowance=Allowance((Cap(currency, amount),)), silent=silent)
+        went[rule] = (told(end) != 0).sum(1).tolist()
+    assert sum(went["value"]) == 2 * W - 1
+    assert went["equal"] in ([0, 3, 3], [0, 4, 3])
+
+
 def test_proportional_parts_go_by_what_is_wanted():
     silent = np.zeros((N, W), bool)
     silent[1, 2:] = silent[2] = True
