@@ -144,6 +144,17 @@ def test_rounds_are_paid_by_everybody_together_and_only_when_somebody_speaks():
     shop.check()
 
 
+def test_a_round_that_not_every_world_can_pay_is_not_held():
+    shop = Shop("2 rounds/episode")
+    shop.till.open(5)
+    speaks = ((1, 0), 24)
+    assert [shop.round(n, 4, speaks if n < 2 else QUIET, QUIET)[0].frame_bits for n in range(3)] == [None, None, 0]
+    assert shop.round(3, 2, speaks, QUIET)[0].frame_bits is None, "for two worlds what is left is enough"
+    assert shop.ledger.statement("rounds/episode").spent == 10
+    shop.till.close(0)
+    shop.check()
+
+
 def test_latency_allows_the_frames_that_arrive_in_time():
     shop = Shop("1 ms/step")
     shop.till.open(2)
