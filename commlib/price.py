@@ -19,18 +19,19 @@ from __future__ import annotations
 import math
 from bisect import bisect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
 
 from commlib.errors import BudgetError
 
 BEYOND: Final = 2.0**10
 """The least price that is told from 0 is this many times below the lowest rung; the highest, as many above the highest."""
-SPREAD: Final = math.log(2.0)
-"""Width over which the prices of a batch are spread: an octave. See `side_by_side`."""
+NEARLY_FREE: Final = math.log(2.0)
+"""A price on its way to 0 is 0 when it comes within an octave of the lowest."""
 FURTHEST: Final = math.log(4.0)
 """No step goes further beyond what is known than to 4 times the price, or a quarter; and a secant takes no measurement
-for more than 4 times the target or less than a quarter: beside a cliff it becomes a bisection."""
+for more than 4 times the target or less than a quarter: beside a cliff it becomes a bisection. Nor is a ladder ever off by
+more: where a measurement says so, that is a cliff, and the rungs on either side stay."""
 STEEPEST: Final = (0.5, 2.0)
 """Elasticities of demand that are believed where the map ends; 1 where it is a single point."""
 NEAR: Final = 0.02
@@ -61,7 +62,6 @@ DAMPED: Final = 0.6
 """Share of its step that a price goes while another one moves the same messages."""
 _NOTHING: Final = 1e-12
 """Rates below this are nothing."""
-_GOLDEN: Final = (math.sqrt(5.0) - 1.0) / 2.0
 
 
 class Point(NamedTuple):
@@ -131,20 +131,9 @@ class PriceController:
             raise BudgetError(f"a ladder of prices and rates holds {wrong}; all of them must be numbers from 0 up")
         prices = [price for price, _ in rungs if price > 0]
         if not prices:
-            raise BudgetError("a ladder needs a rung with a price above 0; without one, start from a price instead")
+            raise BudgetError("a ladder needs a rung with a price above 0")
         lowest, highest = prices[0] / BEYOND, prices[-1] * BEYOND
         return cls(rungs, lowest, highest, math.log(prices[len(prices) // 2]))
-
-    @classmethod
-    def from_price(cls, price: float) -> PriceController:
-        """A cold start at a price, knowing nothing of what it brings.
-
-        Raises:
-            BudgetError: the price is not above 0.
-        """
-        if not 0 < price < math.inf:
-            raise BudgetError(f"a price cannot start from {price}; start from one above 0")
-        return cls((), price / BEYOND**2, price * BEYOND**2, math.log(price))
 
     @property
     def price(self) -> float:
@@ -163,22 +152,8 @@ class PriceController:
 
     @property
     def _free(self) -> float:
-        """The logarithm that stands for a price of 0: all prices that are spread about it are below the lowest."""
-        return math.log(self.lowest) - SPREAD / 2
-
-    def side_by_side(self, n: int, turn: int = 0) -> list[float]:
-        """The prices of `n` worlds side by side, spread evenly over an octave about this one.
-
-        A codec's answer to a price has steps: all messages that are alike change their code at once, and between two
-        steps no price brings the target. Spread prices cross a step one by one, so demand becomes continuous. `turn` is
-        the number of the batch: by the golden ratio, few worlds at a time are spread over time.
-
-        >>> [round(price, 2) for price in PriceController.from_price(1.0).side_by_side(3)]
-        [0.71, 0.89, 1.12]
-        """
-        shares = [(k + (turn * _GOLDEN) % 1.0) / n for k in range(n)]
-        prices = [math.exp(self.log_price + SPREAD * (share - 0.5)) for share in shares]
-        return [price if price >= self.lowest else 0.0 for price in prices]
+        """The logarithm that stands for a price of 0."""
+        return math.log(self.lowest)
 
     def learn(self, demand: float) -> PriceController:
         """Told what was wanted at this price, per unit, the cap aside.
@@ -240,9 +215,15 @@ class PriceController:
         if abs(n_missed) > 1 and step * math.copysign(1.0, trim) < abs(trim):
             step = trim
         there = self.log_price + step
-        is_free = found <= self._free and there - self._free < SPREAD
+        is_free = found <= self._free and there - self._free < NEARLY_FREE
         log_price = self._free if is_free else self._within(there)
         return replace(self, log_price=log_price, allowed=allowed, n_missed=n_missed)
+
+    def no_less_than(self, floor: float) -> PriceController:
+        """The same, where a unit costs so much in any case; what is missed there is no reason to go any further."""
+        if floor <= self.price:
+            return self
+        return replace(self, log_price=self._within(math.log(floor)), n_missed=0, miss=0.0)
 
     def map(self) -> list[Block]:
         """What each price brings as far as is known: measurements, between them the ladder, made monotone.
@@ -259,7 +240,8 @@ class PriceController:
                 for point in self.points
             )
             if distance > LADDER_GAP:
-                moved.append(rung._replace(log_rate=rung.log_rate + error * math.exp(-distance / LADDER_FADE)))
+                carried = error * math.exp(-distance / LADDER_FADE) if abs(error) <= FURTHEST else 0.0
+                moved.append(rung._replace(log_rate=rung.log_rate + carried))
         return _monotone([*moved, *self.points])
 
     def _answer(self, target: float) -> tuple[float, float]:
@@ -286,61 +268,78 @@ class PriceController:
     def _within(self, log_price: float) -> float:
         return min(max(log_price, self._free), math.log(self.highest))
 
-    def to_json(self) -> dict[str, Any]:
-        """As a plain object."""
-        return {**vars(self), "ladder": [list(r) for r in self.ladder], "points": [list(p) for p in self.points]}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> PriceController:
-        """Back from the plain object."""
-        ladder = tuple((float(price), float(rate)) for price, rate in data["ladder"])
-        return cls(**{**data, "ladder": ladder, "points": tuple(Point(*p) for p in data["points"])})
-
 
 @dataclass(frozen=True)
 class Prices:
     """The prices of several accounts whose budgets restrain the same agents, side by side; each has a controller of its own.
 
-    Where more than one binds, each price goes only a part of its way, since the others' steps move its demand, too. What
-    to aim at and what was wanted is told for every account.
+    A bit of one agent is a bit of everybody's, too, and pays for both. So the controller of the inner account looks for what
+    its units must cost in all, and its own price is what the others leave of that: an account that is thrifty enough at the
+    price of the outer one has a price of 0, at once. Where prices move each other's demand in other ways (of bits and of
+    messages), each goes only a part of its way.
 
     >>> bits = PriceController.on_ladder([(0.0, 100.0), (1.0, 50.0), (4.0, 10.0)])
-    >>> prices = Prices({"bits": bits, "messages": PriceController.on_ladder([(0.0, 6.0), (1.0, 5.0)])})
-    >>> prices.aim({"bits": 20.0, "messages": 9.0}).binding
+    >>> agent = PriceController.on_ladder([(0.0, 25.0), (1.0, 12.5), (4.0, 2.5)])
+    >>> prices = Prices({"bits": bits, "bits of agent 0": agent}, {"bits of agent 0": ("bits",)})
+    >>> prices.aim({"bits": 20.0, "bits of agent 0": 9.0}).binding
     ('bits',)
 
     Attributes:
-        controllers: by account.
+        controllers: by account; an inner account stands after those that it is in.
+        outer: of an account, those whose price its units pay as well.
+        base: of an account, what its units cost besides, whatever the budgets; 0 of one that is not there.
         stepped: whose price changed in the last aim.
     """
 
     controllers: Mapping[str, PriceController]
+    outer: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    base: Mapping[str, float] = field(default_factory=dict)
     stepped: tuple[str, ...] = ()
 
     @property
     def binding(self) -> tuple[str, ...]:
         """The accounts whose price is above 0."""
-        return tuple(name for name, controller in self.controllers.items() if controller.binds)
+        return tuple(account for account in self.controllers if self.price(account) > 0)
 
     def price(self, account: str) -> float:
-        """The price of an account; 0 for one that is not controlled."""
-        return self.controllers[account].price if account in self.controllers else 0.0
+        """The price of an account, on top of what others take; 0 for one that is not controlled."""
+        if account not in self.controllers:
+            return 0.0
+        return max(0.0, self.controllers[account].price - self._others(account))
+
+    def with_new(self, controllers: Mapping[str, PriceController]) -> Prices:
+        """These, and more accounts."""
+        return replace(self, controllers={**self.controllers, **controllers})
 
     def learn(self, demand: Mapping[str, float]) -> Prices:
         """Told what was wanted of each account, per unit of its own."""
         learned = {}
-        for name, controller in self.controllers.items():
-            is_alone = not any(other != name for other in self.stepped)
-            learned[name] = (controller.learn if is_alone else controller.learn_beside)(demand[name])
-        return Prices(learned)
+        for account, controller in self.controllers.items():
+            is_moved = any(other != account and other not in self._around(account) for other in self.stepped)
+            learned[account] = (controller.learn_beside if is_moved else controller.learn)(demand[account])
+        return replace(self, controllers=learned, stepped=())
 
     def aim(self, allowed: Mapping[str, float]) -> Prices:
         """The prices for a batch that is allowed these rates."""
         is_first = not any(controller.points for controller in self.controllers.values())
-        damping = DAMPED if len(self.binding) > 1 and not is_first else 1.0
-        aimed = {name: c.aim(allowed[name], damping=damping) for name, c in self.controllers.items()}
-        stepped = [name for name, c in aimed.items() if abs(c.log_price - self.controllers[name].log_price) > NEAR]
-        return Prices(aimed, tuple(stepped))
+        aimed = self
+        for account, controller in self.controllers.items():
+            beside = set(self.binding) - {account, *self._around(account)}
+            found = controller.aim(allowed[account], damping=DAMPED if beside and not is_first else 1.0)
+            aimed = aimed.with_new({account: found.no_less_than(aimed._others(account))})
+        stepped = [account for account in self.controllers if self._has_moved(account, aimed)]
+        return replace(aimed, stepped=tuple(stepped))
+
+    def _around(self, account: str) -> tuple[str, ...]:
+        return self.outer.get(account, ())
+
+    def _others(self, account: str) -> float:
+        """What a unit of this account costs without its own price."""
+        return self.base.get(account, 0.0) + sum(self.price(outer) for outer in self._around(account))
+
+    def _has_moved(self, account: str, since: Prices) -> bool:
+        before, after = self.controllers[account].log_price, since.controllers[account].log_price
+        return abs(after - before) > NEAR and (self.price(account) > 0 or since.price(account) > 0)
 
 
 def _log(rate: float) -> float:

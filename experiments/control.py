@@ -8,7 +8,9 @@ price acts.
     budgets --allowed--> [prices] --tariff--> play --wanted--> [prices] --tariff--> ...
 
 Before it counts the team rehearses: a few batches on episodes of their own, with books that are thrown away, until the
-prices are right. Like calibration that is training traffic, not use, and it is not charged.
+prices are right. Like calibration that is training traffic, not use, and it is not charged. In the end it rehearses once
+with the cap alone, at the price that calibration chose: where that earns more (episodes that fail may last longer, and cost
+more in the end), no price follows the budgets.
 
 What has a price: budgets per episode and per run. Bits for everybody act through the encoder's rate weight, all else through
 tolls; a price of latency is a toll on bits and rounds, by what they take on the network. Rounds and latency have one only
@@ -21,8 +23,9 @@ it value per bit.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean, variance
 
 import torch
 
@@ -92,6 +95,7 @@ class Control:
         rate_weight: the price of a bit where no budget sets it.
         least_weight: the lowest rung of the ladder, where a price that nothing is known of begins.
         network: how long frames take, for a price of latency.
+        calibrated: the price of a bit that calibration chose.
         prices: of the accounts whose demand has been seen, or foreseen by the ladder.
         wanted: by account, since the prices last moved; in `n_worlds` worlds.
         demand: by account, of an episode, when it was last worked out.
@@ -101,12 +105,17 @@ class Control:
     rate_weight: float = 0.0
     least_weight: float = 0.0
     network: Network | None = None
+    calibrated: float = 0.0
     prices: Prices = field(default_factory=lambda: Prices({}))
     wanted: dict[str, float] = field(default_factory=dict)
     n_worlds: int = 0
     demand: dict[str, float] = field(default_factory=dict)
     is_due: bool = True
     """Whether the prices are to move before the next batch: something was learned."""
+    n_rehearsed: int = 0
+    """Episodes that were played in rehearsals."""
+    verdict: str = ""
+    """Why no price follows the budgets though one could; in words."""
 
     @classmethod
     def of(cls, books: Books, calibration: Calibration, n_agents: int, n_parallel: int) -> Control:
@@ -121,11 +130,22 @@ class Control:
             and (budget.currency in PRICED_TOGETHER or n_parallel == 1)
             and least > 0
         }
-        control = cls(priced, calibration.rate_weight(None), least, books.network)
+        calibrated = calibration.rate_weight(None)
+        control = cls(priced, calibrated, least, books.network, calibrated)
         if any(_is_of_all_bits(budget) for budget in priced.values()):
             control.rate_weight = 0.0
-        if MAIN in priced:
-            control.prices = Prices({MAIN: PriceController.on_ladder(ladder)})
+        bits = sorted(
+            (account for account, budget in priced.items() if budget.currency == "bits"),
+            key=lambda account: -_n_senders(priced[account], n_agents),
+        )
+        control.prices = Prices(
+            {account: _on_ladder(ladder, _n_senders(priced[account], n_agents) / n_agents) for account in bits},
+            {
+                inner: tuple(outer for outer in bits[:k] if _is_in(priced[inner], priced[outer], n_agents))
+                for k, inner in enumerate(bits)
+            },
+            {account: control.rate_weight for account in bits},
+        )
         return control
 
     @classmethod
@@ -187,7 +207,7 @@ class Control:
     def _learned(self) -> Prices:
         """The prices, told what was wanted; those that were waiting to see some demand join in."""
         new = {account: self._met(account) for account in self.budgets if account not in self.prices.controllers}
-        return Prices({**self.prices.learn(self.demand).controllers, **new})
+        return self.prices.learn(self.demand).with_new(new)
 
     def _met(self, account: str) -> PriceController:
         """The controller of an account whose demand is seen for the first time, while it was free.
@@ -208,30 +228,75 @@ class Control:
     def is_settled(self) -> bool:
         """Whether what was learned last is no reason to move any price by much."""
         return len(self.prices.controllers) == len(self.budgets) and all(
-            _is_met(controller, self.demand.get(account, 0.0))
+            _is_met(controller, self.demand.get(account, 0.0), account in self.prices.binding)
             for account, controller in self.prices.controllers.items()
         )
 
-    def rehearse(self, stage: Stage, books: Books, n_parallel: int, n_episodes: int, generator: torch.Generator) -> int:
-        """Play until the prices are right, so many worlds at a time, for so many to come; how many episodes it took."""
+    def rehearse(self, stage: Stage, books: Books, n_parallel: int, n_episodes: int, generator: torch.Generator) -> None:
+        """Play until the prices are right, so many worlds at a time, for so many to come; and once with the cap alone."""
         if not self.budgets:
-            return 0
-        window, done = min(max(n_parallel, WINDOW), n_episodes), 0
-        rationing = (
-            replace(books.rationing, when_out="drop") if books.rationing.when_out == "raise" else books.rationing
-        )
+            return
+        window, returns = min(max(n_parallel, WINDOW), n_episodes), [0.0]
         for _ in range(MOST_REHEARSALS):
             self.aim({}, n_episodes)
+            returns = []
             while not self.is_due:
-                ledger = Ledger(budget=books.budgets.main)
-                open_books(ledger, books.budgets, books.network)
-                own = replace(books, ledger=ledger, rationing=rationing)
-                tally = stage.play(own, n_parallel, self.tariff, generator)
+                tally = self._rehearsed(stage, books, n_parallel, self.tariff, generator)
                 self.learn(tally.use, n_parallel, window)
-                done += n_parallel
+                returns += tally.returns
             if self.is_settled:
                 break
-        return done
+        if not self.prices.binding:
+            return
+        capped: list[float] = []
+        while len(capped) < len(returns):
+            capped += self._rehearsed(stage, books, n_parallel, Tariff(self.calibrated), generator).returns
+        if _is_surely_more(capped, returns):
+            self.verdict = (
+                f"the cap alone holds the budget: at the price that meets it the team returned {fmean(returns):.3g} in "
+                f"rehearsal, at the calibrated one {fmean(capped):.3g}"
+            )
+            self.budgets, self.prices, self.rate_weight = {}, Prices({}), self.calibrated
+
+    def _rehearsed(
+        self, stage: Stage, books: Books, n_parallel: int, tariff: Tariff, generator: torch.Generator
+    ) -> Tally:
+        """A batch that nobody is charged for."""
+        ledger = Ledger(budget=books.budgets.main)
+        open_books(ledger, books.budgets, books.network)
+        rationing = books.rationing
+        if rationing.when_out == "raise":
+            rationing = replace(rationing, when_out="drop")
+        self.n_rehearsed += n_parallel
+        return stage.play(replace(books, ledger=ledger, rationing=rationing), n_parallel, tariff, generator)
+
+
+def _n_senders(budget: Budget, n_agents: int) -> int:
+    """How many agents' frames count."""
+    if budget.edge is not None:
+        return 1
+    return n_agents if budget.agents is None else len(budget.agents)
+
+
+def _is_in(inner: Budget, outer: Budget, n_agents: int) -> bool:
+    """Whether whatever counts for the one counts for the other, too."""
+    if outer.edge is not None:
+        return inner.edge == outer.edge
+    senders = {inner.edge.sender} if inner.edge is not None else set(inner.agents or range(n_agents))
+    return senders <= set(outer.agents or range(n_agents))
+
+
+def _on_ladder(ladder: Sequence[tuple[float, float]], share: float) -> PriceController:
+    """A start on what calibration measured of the whole team, where so much of it counts."""
+    return PriceController.on_ladder([(price, share * rate) for price, rate in ladder])
+
+
+def _is_surely_more(returns: Sequence[float], others: Sequence[float]) -> bool:
+    """Whether the mean is greater by more than twice the standard error of the difference."""
+    if min(len(returns), len(others)) < 2:
+        return False
+    error = math.sqrt(variance(returns) / len(returns) + variance(others) / len(others))
+    return fmean(returns) - fmean(others) > 2 * error
 
 
 def _is_of_all_bits(budget: Budget) -> bool:
@@ -239,11 +304,11 @@ def _is_of_all_bits(budget: Budget) -> bool:
     return budget.currency == "bits" and budget.is_everybodys
 
 
-def _is_met(controller: PriceController, demand: float) -> bool:
+def _is_met(controller: PriceController, demand: float, binds: bool) -> bool:
     """Whether at its price as much is wanted as is aimed at, or it cannot be brought any nearer."""
     if controller.allowed is None:
         return False
-    if not controller.binds:
+    if not binds:
         return demand <= controller.allowed
     target = controller.allowed * (1 - controller.reserve)
     is_at_its_end = demand > target and math.isclose(controller.price, controller.highest)

@@ -110,8 +110,11 @@ def evaluate(
         _control(model.calibration, config, books, n_parallel, world.spec.n_agents),
     )
     generator = torch.Generator().manual_seed(config.seed + REHEARSAL_SEED)
-    if control.rehearse(stage, books, n_parallel, n_episodes, generator):
+    control.rehearse(stage, books, n_parallel, n_episodes, generator)
+    if control.n_rehearsed:
         furnish(runtime, plan, model)  # what was said in rehearsals is not in the figures
+    if control.verdict:
+        display.say(control.verdict)
     rehearsed = time.perf_counter()
     generator = torch.Generator().manual_seed(config.seed + EVALUATION_SEED)
     played: list[Played] = []
@@ -130,7 +133,7 @@ def evaluate(
     usage: NDArray[np.int64] = sum(runtime.each("desk.usage", [()] * runtime.n_hosts))
     tallies = [one.tally for one in played]
     seconds = {"evaluation": round(time.perf_counter() - rehearsed, 3)}
-    if control:
+    if control.n_rehearsed:
         seconds["rehearsal"] = round(rehearsed - started, 3)
     throughput = {"evaluation_steps_per_second": round(sum(sum(t.lengths) for t in tallies) / seconds["evaluation"], 1)}
     for name, figure in (training or {}).items():

@@ -127,7 +127,32 @@ def test_two_budgets_of_all_bits_add_up_to_one_rate_weight():
     control.learn(wants(64, bits=200.0, **{"bits/run": 200.0}), 64)
     control.aim({}, 10)
     assert control.tariff.tolls == ()
-    assert control.tariff.rate_weight == sum(c.price for c in control.prices.controllers.values())
+    assert control.tariff.rate_weight == sum(control.prices.price(name) for name in ("bits", "bits/run"))
+    assert control.prices.binding == ("bits",), "a thousand bits of a run of ten episodes are looser than fifty of each"
+
+
+def test_an_agent_that_is_thrifty_at_the_price_of_all_pays_no_more():
+    """The bits of one agent are bits of everybody: a price of theirs takes care of its own budget at once."""
+    control = control_of("50 bit/episode, agent 1: 30 bit/episode")
+    for _ in range(6):
+        control.aim({}, 1000)
+        wanted = 1.5 * demand(control.tariff.rate_weight)
+        control.learn(wants(64, bits=wanted, **{"bits/episode of agent 1": wanted / 2}), 64)
+    assert control.prices.binding == ("bits",)
+    assert control.tariff.tolls == ()
+    assert control.is_settled
+
+
+def test_an_agent_with_less_than_its_part_pays_what_the_price_of_all_leaves():
+    control, own = control_of("200 bit/episode, agent 1: 20 bit/episode"), 0.0
+    for _ in range(10):
+        control.aim({}, 1000)
+        own = sum(toll.weight for toll in control.tariff.tolls)
+        parts = [demand(control.tariff.rate_weight) / 2, demand(control.tariff.rate_weight + own) / 2]
+        control.learn(wants(64, bits=sum(parts), **{"bits/episode of agent 1": parts[1]}), 64)
+    assert 0.95 * 20 < parts[1] <= 20
+    assert 0.95 * 200 < sum(parts) <= 200
+    assert own > 0
 
 
 def test_rounds_and_latency_have_a_price_where_a_world_has_its_frames_to_itself():
@@ -169,22 +194,28 @@ def test_a_budget_that_changes_moves_the_price_at_once():
 
 
 class Rehearsed:
-    """A stage on which a fixed factor more is wanted than calibration says, and the books it was given."""
+    """A stage on which a fixed factor more is wanted than calibration says, and the books it was given.
 
-    def __init__(self, factor=1.0, floor=0.0):
-        self.factor, self.floor, self.books = factor, floor, []
+    What episodes return: `returned` of the price of a bit, a little more or less.
+    """
+
+    def __init__(self, factor=1.0, floor=0.0, returned=lambda weight: 0.0):
+        self.factor, self.floor, self.returned, self.books, self.prices = factor, floor, returned, [], []
 
     def play(self, books, n_worlds, tariff, generator):
         self.books.append(books)
+        self.prices.append(tariff.rate_weight)
         wanted = max(self.floor, self.factor * demand(tariff.rate_weight))
-        return SimpleNamespace(use=wants(n_worlds, bits=wanted))
+        returns = [self.returned(tariff.rate_weight) + 0.1 * (k % 2) for k in range(n_worlds)]
+        return SimpleNamespace(use=wants(n_worlds, bits=wanted), returns=returns)
 
 
 def rehearse(control, stage, books, n_parallel=64):
-    return control.rehearse(stage, books, n_parallel, 1000, torch.Generator())
+    control.rehearse(stage, books, n_parallel, 1000, torch.Generator())
+    return control.n_rehearsed
 
 
-@pytest.mark.parametrize(("factor", "at_most"), [(1.0, 1), (1.5, 5), (0.5, 5)])
+@pytest.mark.parametrize(("factor", "at_most"), [(1.0, 2), (1.5, 6), (0.5, 6)])
 def test_rehearsals_end_when_the_price_is_right(factor, at_most):
     control, stage = control_of("50 bit/episode"), Rehearsed(factor)
     assert rehearse(control, stage, books_of("50 bit/episode")) == 64 * len(stage.books)
@@ -196,7 +227,30 @@ def test_rehearsals_end_when_the_price_is_right(factor, at_most):
 def test_rehearsals_end_where_no_price_helps():
     stage = Rehearsed(floor=100.0)
     rehearse(control_of("50 bit/episode"), stage, books_of("50 bit/episode"))
-    assert len(stage.books) == MOST_REHEARSALS
+    assert len(stage.books) == MOST_REHEARSALS + 1
+
+
+def test_the_last_rehearsal_is_at_the_calibrated_price_and_changes_nothing_where_it_returns_as_much():
+    control, stage = control_of("50 bit/episode"), Rehearsed()
+    rehearse(control, stage, books_of("50 bit/episode"))
+    assert stage.prices[-1] == 0.1
+    assert control
+    assert control.verdict == ""
+
+
+def test_no_price_follows_a_budget_where_the_cap_alone_returns_more():
+    """Who is silenced by the price fails, and goes on at length."""
+    control, stage = control_of("50 bit/episode"), Rehearsed(returned=lambda weight: -weight)
+    rehearse(control, stage, books_of("50 bit/episode"))
+    assert not control
+    assert control.tariff == Tariff(0.1)
+    assert "the cap alone holds the budget" in control.verdict
+
+
+def test_a_budget_with_room_for_everything_is_not_rehearsed_twice():
+    control, stage = control_of("500 bit/episode"), Rehearsed(returned=lambda weight: weight)
+    assert rehearse(control, stage, books_of("500 bit/episode")) == 64
+    assert stage.prices == [0.0]
 
 
 def test_rehearsals_are_not_in_the_books_and_do_not_raise():
@@ -210,8 +264,8 @@ def test_rehearsals_are_not_in_the_books_and_do_not_raise():
 
 def test_a_window_of_rehearsals_is_filled_by_small_batches():
     stage = Rehearsed()
-    assert rehearse(control_of("50 bit/episode", n_parallel=8), stage, books_of("50 bit/episode"), 8) == WINDOW
-    assert len(stage.books) == WINDOW // 8
+    assert rehearse(control_of("50 bit/episode", n_parallel=8), stage, books_of("50 bit/episode"), 8) == 2 * WINDOW
+    assert len(stage.books) == 2 * WINDOW // 8
 
 
 def test_who_has_no_budget_does_not_rehearse():
