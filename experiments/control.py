@@ -144,7 +144,7 @@ class Control:
                 inner: tuple(outer for outer in bits[:k] if _is_in(priced[inner], priced[outer], n_agents))
                 for k, inner in enumerate(bits)
             },
-            {account: control.rate_weight for account in bits},
+            dict.fromkeys(bits, control.rate_weight),
         )
         return control
 
@@ -232,7 +232,9 @@ class Control:
             for account, controller in self.prices.controllers.items()
         )
 
-    def rehearse(self, stage: Stage, books: Books, n_parallel: int, n_episodes: int, generator: torch.Generator) -> None:
+    def rehearse(
+        self, stage: Stage, books: Books, n_parallel: int, n_episodes: int, generator: torch.Generator
+    ) -> None:
         """Play until the prices are right, so many worlds at a time, for so many to come; and once with the cap alone."""
         if not self.budgets:
             return
