@@ -7,6 +7,7 @@ without copies. Not a codec: nothing here is a message, and nothing is charged.
 from __future__ import annotations
 
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -45,3 +46,31 @@ def _mapped(value: Any, function: Any) -> Any:  # noqa: ANN401
     if isinstance(value, dict):
         return {key: function(item) for key, item in value.items()}
     return value
+
+
+def fingerprint(value: Any) -> int:  # noqa: ANN401
+    """A checksum of whatever is nested in tuples, lists and dicts: equal for equal content, bit by bit.
+
+    Of an object of a class unknown here only the name of its class counts.
+    """
+    return _folded(value, 0)
+
+
+def _folded(value: Any, sum_so_far: int) -> int:  # noqa: ANN401
+    if isinstance(value, torch.Tensor):
+        value = value.detach().numpy()
+    if isinstance(value, np.ndarray | np.generic):
+        array = np.ascontiguousarray(value)
+        sum_so_far = crc32(f"{array.dtype.str}{np.shape(value)}".encode(), sum_so_far)
+        return crc32(array.view(np.uint8).reshape(-1).data if array.dtype != object else b"object", sum_so_far)
+    if isinstance(value, dict):
+        return _folded([item for pair in value.items() for item in pair], crc32(b"{", sum_so_far))
+    if isinstance(value, list | tuple):
+        sum_so_far = crc32(f"[{len(value)}".encode(), sum_so_far)
+        for item in value:
+            sum_so_far = _folded(item, sum_so_far)
+        return sum_so_far
+    if isinstance(value, bytes | bytearray | memoryview):
+        return crc32(value, crc32(b"b", sum_so_far))
+    plain = value if isinstance(value, str | int | float | complex | None) else type(value).__qualname__
+    return crc32(repr(plain).encode(), sum_so_far)

@@ -115,6 +115,7 @@ def play(
     Budgets are shared by all agents; with W worlds side by side one per step or episode is W times one world's, pooled.
     """
     n_hosts = runtime.n_hosts
+    runtime.checkpoint("desk")
     runtime.each("desk.reset", [(n_worlds, tariff, books.rationing)] * n_hosts)
     post = PostOffice(runtime, plan, books, n_rounds)
     tally = Tally()

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
+from uuid import uuid4
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from commlib.errors import CommlibError, HostError
+from commlib.errors import CommlibError, HostError, HostLost
+from commlib.records import versions
+from commlib.units import Placement
 
 CALL_SECONDS = 120.0
 START_SECONDS = 180.0
@@ -25,50 +30,72 @@ INLINE_BYTES = 1 << 20
 
 
 class RayRuntime:
-    """One actor per host. Opened when made; close it when done."""
+    """One actor per host. Opened when made; close it when done. Hosts that die stay dead: see `commlib.agents.recovery`."""
 
     name = "ray"
 
-    def __init__(self, n_hosts: int, *, call_seconds: float = CALL_SECONDS) -> None:
-        from commlib.agents.host import HostProcess
-
+    def __init__(self, n_hosts: int, *, call_seconds: float = CALL_SECONDS, placement: Placement = "pack") -> None:
         self.n_hosts = n_hosts
         self._call_seconds = call_seconds
+        self._id = uuid4().hex[:8]
+        self._n_started = 0
         self._started_ray = _join_or_start()
         self._actors: list[Any] = []
         try:
-            options = ray.remote(HostProcess).options(num_cpus=_cpu_share(n_hosts), max_restarts=0, max_task_retries=0)
-            self._actors = [options.remote(host) for host in range(n_hosts)]
-            self._get([actor.ping.remote() for actor in self._actors], START_SECONDS, "start")
+            self._cpu_share = _cpu_share(n_hosts)
+            check_nodes()
+            self._placement = {"scheduling_strategy": "SPREAD"} if placement == "spread" else {}
+            self._actors = [self._started(host, self._cpu_share) for host in range(n_hosts)]
+            self._wait_for(range(n_hosts))
         except BaseException:
             self.close()
             raise
 
-    def each(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Call a method of every host; all at once, answers in host order."""
+    def _started(self, host: int, cpu_share: float) -> Any:  # noqa: ANN401
+        from commlib.agents.host import HostProcess
+
+        self._n_started += 1
+        options = ray.remote(HostProcess).options(
+            name=f"commlib-{self._id}-host-{host}-{self._n_started}",
+            num_cpus=cpu_share,
+            max_restarts=0,
+            max_task_retries=0,
+            **self._placement,
+        )
+        return options.remote(host)
+
+    def _wait_for(self, hosts: Sequence[int]) -> None:
+        self._answers([self._actors[host].ping.remote() for host in hosts], START_SECONDS, "start")
+
+    def restart(self, hosts: Sequence[int]) -> None:
+        """New, empty hosts in place of these, wherever there is room; what is left of the old ones is killed."""
+        for host in hosts:
+            ray.kill(self._actors[host], no_restart=True)
+        share = min(self._cpu_share, _cpu_share(len(hosts)))
+        for host in hosts:
+            self._actors[host] = self._started(host, share)
+        self._wait_for(hosts)
+
+    def ask(self, hosts: Sequence[int], method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Call a method of these hosts, all at once; answers in their order.
+
+        Raises:
+            HostLost: some died, or did not answer in time.
+        """
         from commlib.agents.packing import to_arrays, to_tensors
 
         pending = [
-            actor.call_packed.remote(method, to_arrays(args))
-            for actor, args in zip(self._actors, arguments, strict=True)
+            self._actors[host].call_packed.remote(method, to_arrays(args))
+            for host, args in zip(hosts, arguments, strict=True)
         ]
-        return [to_tensors(answer) for answer in self._get(pending, self._call_seconds, method)]
+        return [to_tensors(answer) for answer in self._answers(pending, self._call_seconds, method)]
 
-    def _get(self, pending: list[Any], seconds: float, what: str) -> list[Any]:
+    def _answers(self, pending: list[Any], seconds: float, what: str) -> list[Any]:
+        stop_at = time.monotonic() + seconds
         try:
             answers: list[Any] = ray.get(pending, timeout=seconds)
-        except GetTimeoutError as error:
-            ready, _ = ray.wait(pending, num_returns=len(pending), timeout=0)
-            slow = [host for host, ref in enumerate(pending) if ref not in ready]
-            raise HostError(
-                f"host {slow} did not answer {what!r} within {seconds:g} s; it hangs, is stopped, or the machine is "
-                f"overloaded: run fewer hosts (--hosts)"
-            ) from error
-        except RayActorError as error:
-            why = " ".join(str(error).split()).split(". ")[0].rstrip(".")
-            raise HostError(f"an agent host died during {what!r} ({why}); continue the run with --resume") from error
-        except RayError as error:
-            raise _failure(error, what) from error
+        except (RayError, GetTimeoutError):
+            return _each_answer(pending, stop_at, seconds, what)
         return answers
 
     def close(self) -> None:
@@ -81,6 +108,42 @@ class RayRuntime:
         if self._started_ray:
             ray.shutdown()
             self._started_ray = False
+
+
+def _each_answer(pending: list[Any], stop_at: float, seconds: float, what: str) -> list[Any]:
+    """The answers one by one, since at least one is missing.
+
+    Raises:
+        HostLost: some hosts died, or did not answer in time.
+        CommlibError: a host answered with an error; that comes first.
+    """
+    from commlib.agents.packing import to_tensors
+
+    answers: list[Any] = [None] * len(pending)
+    dead: list[int] = []
+    slow: list[int] = []
+    why = ""
+    for place, ref in enumerate(pending):
+        try:
+            answers[place] = to_tensors(ray.get(ref, timeout=max(0.0, stop_at - time.monotonic())))
+        except GetTimeoutError:
+            slow.append(place)
+        except RayTaskError as error:
+            raise _failure(error, what) from error
+        except RayError as error:
+            why = " ".join(str(error).split()).split(". ")[0].rstrip(".")
+            dead.append(place)
+    words = [f"host {_listed(dead)} died during {what!r} ({why})"] if dead else []
+    if slow:
+        words.append(
+            f"host {_listed(slow)} did not answer {what!r} within {seconds:g} s; it hangs, is stopped, or the machine is "
+            f"overloaded"
+        )
+    raise HostLost("; ".join(words), [*dead, *slow], answers)
+
+
+def _listed(hosts: Sequence[int]) -> str:
+    return ", ".join(map(str, hosts))
 
 
 class Process:
@@ -194,6 +257,41 @@ def _cpu_share(n_hosts: int) -> float:
             f"RAY_ADDRESS to start a Ray of your own"
         )
     return min(1.0, round(0.9 * free / n_hosts, 3))
+
+
+def check_nodes() -> None:
+    """Every node of the cluster must have our versions: nodes that disagree about one can disagree about a bit.
+
+    Raises:
+        HostError: one has others, or no commlib at all.
+    """
+    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+    if len(nodes) < 2:
+        return
+    ours = versions()
+    ask = ray.remote(versions).options(num_cpus=0, max_retries=0)
+    asked = {
+        node: ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
+        for node in nodes
+    }
+    for node, ref in asked.items():
+        try:
+            theirs = ray.get(ref, timeout=START_SECONDS)
+        except RayError as error:
+            raise HostError(
+                f"node {nodes[node]} cannot say which commlib it has ({_in_a_line(error)}); install the same there, from the "
+                f"same constraints.txt"
+            ) from error
+        others = [
+            f"{name} {theirs.get(name, 'missing')} (here {ours[name]})"
+            for name in ours
+            if theirs.get(name) != ours[name]
+        ]
+        if others:
+            raise HostError(
+                f"node {nodes[node]} has {', '.join(others)}; nodes that disagree about a version can disagree about a bit: "
+                f"install the same there, from the same constraints.txt"
+            )
 
 
 def _join_or_start() -> bool:

@@ -14,10 +14,17 @@ from commlib.agents.host import AgentHost
 
 
 class Runtime(Protocol):
-    """Calls to all hosts, answered in host order."""
+    """Calls to all hosts, answered in host order.
+
+    Attributes:
+        name: local or ray.
+        n_hosts: how many there are.
+        n_restarts: how often a host was brought back after it died.
+    """
 
     name: str
     n_hosts: int
+    n_restarts: int
 
     def each(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Call a method of every host, `arguments[h]` for host h; tensors and arrays arrive as writable copies.
@@ -25,6 +32,10 @@ class Runtime(Protocol):
         Raises:
             HostError: a host died or did not answer in time.
         """
+        ...
+
+    def checkpoint(self, room: str) -> None:
+        """What came before is over: from here on a host that dies is brought back from its room's state as it is now."""
         ...
 
     def close(self) -> None:
@@ -36,6 +47,7 @@ class LocalRuntime:
     """All hosts in this process, called one after the other."""
 
     name = "local"
+    n_restarts = 0
 
     def __init__(self, n_hosts: int) -> None:
         torch.set_num_threads(1)  # the same arithmetic as in a host of its own
@@ -45,6 +57,9 @@ class LocalRuntime:
     def each(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Call a method of every host in turn."""
         return [host.call(method, *args) for host, args in zip(self._hosts, arguments, strict=True)]
+
+    def checkpoint(self, room: str) -> None:
+        """Nothing to keep: hosts in this process die with it."""
 
     def close(self) -> None:
         """Nothing to let go."""

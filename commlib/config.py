@@ -19,6 +19,7 @@ from commlib.budget import Budgets, Network
 from commlib.errors import ConfigError
 from commlib.rationing import Allocation, Rationing, WhenOut, parse_groups
 from commlib.records import write_whole
+from commlib.units import Placement
 
 
 class _Frozen(BaseModel):
@@ -65,6 +66,18 @@ class StagesConfig(_Frozen):
     rungs: int | None = Field(None, ge=1, le=11, description="rate weights to try; default: what suits the world")
     calibrate_rounds: int = Field(2, ge=1, description="encode-and-refit rounds at each rung of the ladder")
     margin: float = Field(0.006, ge=0, description="success (or share of return) that the price may cost")
+
+
+class RayConfig(_Frozen):
+    """How hosts live on Ray; what they compute does not depend on it."""
+
+    placement: Placement = Field(
+        "pack", description="few nodes of the cluster (pack), or as many as there are (spread)"
+    )
+    max_restarts: int = Field(100, ge=0, description="how often hosts that died are brought back; 0: the run ends")
+    call_seconds: float = Field(
+        120.0, gt=0, description="a host that takes longer to answer is killed and brought back, from where it was"
+    )
 
 
 class RunConfig(_Frozen):
@@ -125,6 +138,7 @@ class RunConfig(_Frozen):
     charging: Literal["broadcast", "link"] = Field("broadcast", description="who pays for a frame that several hear")
     runtime: Literal["local", "ray"] = Field("local", description="hosts in this process or as Ray actors")
     hosts: int | None = Field(None, ge=1, description="agent hosts; default: one for all when local, one each on Ray")
+    ray: RayConfig = RayConfig()
     budget: str | None = Field(
         None,
         description='shared by all agents, such as "64 bit/step"; several with commas: "agent 2: 1 kbit/episode, '

@@ -13,10 +13,13 @@
       WorldError         a world breaks its contract
       RunError           a run folder or checkpoint is missing or unusable
       HostError          an agent host died, hung or failed
+        HostLost         ... and the others answered
       ConformanceError   an object breaks a law of its kind (`commlib.testing`)
 
 What happened comes first, with numbers, then what to do about it.
 """
+
+from collections.abc import Sequence
 
 
 class CommlibError(Exception):
@@ -69,6 +72,19 @@ class RunError(CommlibError):
 
 class HostError(CommlibError):
     """An agent host died, hung or failed."""
+
+
+class HostLost(HostError):
+    """Some hosts died or hung in the middle of a call, and the others answered.
+
+    Attributes:
+        hosts: those that were lost, by their place in the call; `answers` are in the same order, None for the lost.
+    """
+
+    def __init__(self, message: str, hosts: Sequence[int], answers: Sequence[object]) -> None:
+        super().__init__(message)
+        self.hosts = tuple(hosts)
+        self.answers = list(answers)
 
 
 class ConformanceError(CommlibError):

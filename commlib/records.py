@@ -13,15 +13,21 @@ Files are replaced whole or not at all: a killed process leaves the old one or t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sys
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from commlib.errors import RunError
+
+PACKAGES = ("commlib", "torch", "numpy", "ray", "vector-quantize-pytorch", "constriction", "msgpack", "pettingzoo")
+"""What figures depend on."""
 
 
 class _Figures(BaseModel):
@@ -158,6 +164,7 @@ class Result(_Figures):
     journal_digest: str
     throughput: dict[str, float]
     seconds: dict[str, float]
+    restarts: int = 0
     versions: dict[str, str]
     git: str
     command: str
@@ -300,3 +307,12 @@ class RunFolder:
         if not folder.config.is_file():
             raise RunError(f"{path} holds no run (no config.yaml in it); see `commlib list runs`")
         return folder
+
+
+def versions() -> dict[str, str]:
+    """The versions of what the figures depend on."""
+    found = {"python": sys.version.split()[0]}
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found

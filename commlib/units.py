@@ -22,6 +22,9 @@ Per: TypeAlias = Literal["round", "step", "episode", "run", "second"]
 Currency: TypeAlias = Literal["bits", "messages", "rounds", "latency"]
 """What is paid with; latency is counted in whole microseconds."""
 
+Placement: TypeAlias = Literal["pack", "spread"]
+"""Where agent hosts go on a cluster: as few nodes as have room, or as many as there are."""
+
 MOST_BITS: Final = 2**62
 """No count of bits reaches this: every sum of two still fits into the 64 bits of the journal's integers."""
 

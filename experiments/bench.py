@@ -125,7 +125,7 @@ def find(name: str) -> str:
 def run_bench(name: str, seed: int, command: str, say: Say, *, quick: bool = False) -> Outcome:
     """Measure, and put the record together."""
     bench = cast("_Bench", import_module(find(name)))
-    from commlib.experiments.evaluate import versions
+    from commlib.records import versions
 
     measured = bench.measure(seed, quick, say)
     record = {

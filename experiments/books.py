@@ -103,7 +103,7 @@ def verify_run(path: Path, config: RunConfig, display: Display) -> Verdict:
     folder = RunFolder.existing(path)
     world = world_of(config)
     model = load_model(folder, world)
-    runtime = open_runtime(config, n_hosts(config, world.spec.n_agents))
+    runtime = open_runtime(config, n_hosts(config, world.spec.n_agents), display.say)
     try:
         return verify(model, config, world, runtime, folder, display)
     finally:

@@ -7,13 +7,14 @@ laid over the defaults in the order world, method, configuration file, command l
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from commlib.agents.recovery import Recovering
 from commlib.agents.runtime import LocalRuntime, Runtime
 from commlib.codecs.build import make_codec
 from commlib.codecs.frozen import TableCodec
@@ -162,10 +163,12 @@ def n_hosts(config: RunConfig, n_agents: int) -> int:
     return 1 if config.runtime == "local" else min(n_agents, 8)
 
 
-def open_runtime(config: RunConfig, hosts: int) -> Runtime:
-    """The configured runtime, started; close it when done."""
+def open_runtime(config: RunConfig, hosts: int, say: Callable[[str], None] = lambda line: None) -> Runtime:
+    """The configured runtime, started; close it when done. On Ray `say` is told when a host died and came back."""
     if config.runtime == "local":
         return LocalRuntime(hosts)
     from commlib.agents.ray_runtime import RayRuntime  # ray is loaded only where it is used
 
-    return RayRuntime(hosts)
+    settings = config.ray
+    runtime = RayRuntime(hosts, call_seconds=settings.call_seconds, placement=settings.placement)
+    return Recovering(runtime, max_restarts=settings.max_restarts, say=say)

@@ -87,7 +87,7 @@ def run_demo(out: Path, runtime_name: str, seed: int, steps: int | None, display
     }
     configs = [resolve(WORLD, method, None, settings) for method in METHODS]
     display.say(f"starting {world.spec.n_agents} agent hosts ({runtime_name})")
-    runtime = open_runtime(configs[0], world.spec.n_agents)
+    runtime = open_runtime(configs[0], world.spec.n_agents, display.say)
     checks: list[tuple[str, bool]] = []
     results = []
     try:

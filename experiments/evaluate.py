@@ -7,7 +7,6 @@ decentralised execution.
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 import shutil
 import subprocess
@@ -15,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,13 +46,13 @@ from commlib.records import (
     LedgerFigures,
     Result,
     RunFolder,
+    versions,
     write_json,
 )
 from commlib.world import World, for_evaluation
 
 EVALUATION_SEED = 7_919
 """Added to the run's seed, so that evaluation never sees the episodes of training."""
-_PACKAGES = ("commlib", "torch", "numpy", "ray", "vector-quantize-pytorch", "constriction", "msgpack", "pettingzoo")
 
 
 def evaluate(
@@ -155,6 +153,7 @@ def evaluate(
         journal_digest=journal.digest(),
         throughput=throughput,
         seconds=seconds,
+        restarts=runtime.n_restarts,
         versions=versions(),
         git=git_revision(),
         command=command_line(),
@@ -311,7 +310,7 @@ def evaluate_run(path: Path, config: RunConfig, out: Path | None, display: Displ
     """Evaluate a trained run again on hosts opened for it; see `evaluate_run_on`."""
     RunFolder.existing(path)
     world = world_of(config)
-    runtime = open_runtime(config, n_hosts(config, world.spec.n_agents))
+    runtime = open_runtime(config, n_hosts(config, world.spec.n_agents), display.say)
     try:
         return evaluate_run_on(runtime, path, config, out, display)
     finally:
@@ -427,15 +426,6 @@ def copy_run(source: RunFolder, out: Path) -> RunFolder:
     except OSError as error:
         raise RunError(f"cannot copy the run to {out}: {error}; choose another --out") from error
     return folder
-
-
-def versions() -> dict[str, str]:
-    """The versions of what the figures depend on."""
-    found = {"python": sys.version.split()[0]}
-    for package in _PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
 
 
 def git_revision() -> str:

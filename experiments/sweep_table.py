@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.console import Console
 from rich.live import Live
 
-from commlib.experiments.evaluate import command_line, git_revision, versions
+from commlib.experiments.evaluate import command_line, git_revision
 from commlib.experiments.intervals import OverSeeds, over_seeds
 from commlib.experiments.report import NONE, number
 from commlib.experiments.sweep import Board, Standing, share_done
 from commlib.experiments.sweep_plan import AS_CALIBRATED, Row, Task
-from commlib.records import Result
+from commlib.records import Result, versions
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -245,6 +245,7 @@ class Training:
     def learn(self, stage: Stage, stop: int) -> None:
         """Iterations of one stage, up to so many steps."""
         while self.steps < stop:
+            self.runtime.checkpoint("learner")
             started, cpu = time.perf_counter(), time.process_time()
             phase = phase_of(self.config, stage, self.steps, self.bit_price, self.gate)
             self.world.set_progress(min(1.0, self.steps / stages_of(self.config)[0].stop))
@@ -445,7 +446,7 @@ def run_training(
         display.say(f"{'resume':>10}  {out} is finished already")
         return folder.read_result()
     world.reset(1, torch.Generator().manual_seed(config.seed))  # a world that cannot start leaves no folder behind
-    opened = runtime or open_runtime(config, n_hosts(config, world.spec.n_agents))
+    opened = runtime or open_runtime(config, n_hosts(config, world.spec.n_agents), display.say)
     try:
         if not resume:
             make_folder(folder, config)

@@ -13,8 +13,9 @@ import torch
 
 import commlib
 from commlib.agents.ray_runtime import RayRuntime
+from commlib.agents.recovery import Recovering
 from commlib.audit import audit
-from commlib.errors import AgentError, HostError
+from commlib.errors import AgentError, HostError, HostLost
 from commlib.experiments.books import audit_run
 from commlib.experiments.compose import complete, resolve
 from commlib.experiments.evaluate import evaluate_run_on
@@ -26,14 +27,14 @@ from commlib.journal import Journal
 from commlib.records import RunFolder
 
 N_HOSTS = 3
-OF_THE_PLACE = {"runtime", "seconds", "throughput", "run", "command"}
+OF_THE_PLACE = {"runtime", "seconds", "throughput", "run", "command", "restarts"}
 
 
 @pytest.fixture(scope="module")
 def runtime():
     """Three hosts on a Ray that is running already, with room for more than one runtime at a time."""
     ray.init(address="local", num_cpus=16, include_dashboard=False, log_to_driver=False, configure_logging=False)
-    opened = RayRuntime(N_HOSTS, call_seconds=100)
+    opened = Recovering(RayRuntime(N_HOSTS, call_seconds=100), max_restarts=0)
     yield opened
     opened.close()
     is_left_running = ray.is_initialized()
@@ -220,6 +221,9 @@ class _Broken:
     def echo(self, value):
         return value
 
+    def end_or_echo(self, value):
+        return value
+
     def scribble(self, values):
         tensor, array, nested, *rest = values
         tensor[0], array[0], nested["nested"][0][0] = 99, 99, 99
@@ -229,7 +233,7 @@ class _Broken:
 class _Suicidal(_Broken):
     """Ends its own process."""
 
-    def hang(self):
+    def end_or_echo(self, value):
         os._exit(1)
 
 
@@ -238,29 +242,68 @@ class _Suicidal(_Broken):
 
 def test_a_host_that_hangs_is_given_up(runtime):
     hasty = RayRuntime(1)
-    hasty.each("set_desk", [(_Broken, 0)])
+    hasty.ask([0], "set_desk", [(_Broken, 0)])
     hasty._call_seconds = 0.5  # only now: importing torch may take longer
-    with pytest.raises(HostError, match=r"host \[0\] did not answer 'desk.hang' within 0.5 s; it hangs, is stopped"):
-        hasty.each("desk.hang", [()])
+    with pytest.raises(HostLost, match=r"host 0 did not answer 'desk.hang' within 0.5 s; it hangs, is stopped") as lost:
+        hasty.ask([0], "desk.hang", [()])
+    assert lost.value.hosts == (0,)
     hasty.close()
 
 
-def test_a_host_that_dies_in_the_middle_of_a_call_is_told_at_once(runtime):
+def test_of_a_host_that_dies_in_the_middle_of_a_call_the_others_answers_are_kept(runtime):
     doomed = RayRuntime(2)
-    doomed.each("set_desk", [(_Broken, 0), (_Suicidal, 1)])
-    with pytest.raises(HostError, match=r"an agent host died during 'desk.hang' .*; continue the run with --resume$"):
-        doomed.each("desk.hang", [()] * 2)
+    doomed.ask([0, 1], "set_desk", [(_Suicidal, 0), (_Broken, 1)])
+    with pytest.raises(HostLost, match=r"host 0 died during 'desk.end_or_echo' ") as lost:
+        doomed.ask([0, 1], "desk.end_or_echo", [(torch.ones(2),)] * 2)
+    assert lost.value.hosts == (0,)
+    assert lost.value.answers[0] is None
+    assert torch.equal(lost.value.answers[1], torch.ones(2))
     doomed.close()
 
 
-def test_a_host_that_was_killed_is_told_at_once(runtime):
-    doomed = RayRuntime(2)
+def test_where_hosts_may_not_be_restarted_a_death_ends_the_run(runtime):
+    doomed = Recovering(RayRuntime(2), max_restarts=0)
     doomed.each("set_desk", [(_Broken, host) for host in range(2)])
     _, victim = doomed.each("desk.pid", [()] * 2)
     os.kill(victim, signal.SIGKILL)  # `ray.kill` only asks: a call may still be answered after it
     wait_until_gone(victim)
-    with pytest.raises(HostError, match=r"an agent host died during 'desk.echo' .*; continue the run with --resume$"):
+    with pytest.raises(HostError, match=r"host 1 died during 'desk.echo' .*; hosts were restarted 0 times"):
         doomed.each("desk.echo", [(1,)] * 2)
     doomed.close()
     doomed.close()
     assert ray.is_initialized(), "the first runtime still needs it"
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
+def test_hosts_that_are_killed_or_stopped_in_the_middle_change_nothing(runs, runtime, settings, tmp_path, blow):
+    """Training and evaluation, two blows once it goes; the books and the figures are those of a quiet run."""
+    folder, local, _ = runs
+    said = []
+    mortal = RayRuntime(N_HOSTS)
+    recovering = Recovering(mortal, say=said.append)
+    mortal.ask(range(N_HOSTS), "set_desk", [(_Broken, host) for host in range(N_HOSTS)])
+    victims, is_over = mortal.ask(range(N_HOSTS), "desk.pid", [()] * N_HOSTS), threading.Event()
+    mortal._call_seconds = 8.0
+
+    def strike():
+        for victim in victims[:2]:
+            while not (tmp_path / "disturbed" / "metrics.jsonl").is_file() and not is_over.wait(0.05):
+                pass
+            os.kill(victim, blow)
+            is_over.wait(1.0)
+
+    striker = threading.Thread(target=strike)
+    striker.start()
+    try:
+        config = resolve("guide", None, None, {**settings, "runtime": "ray"})
+        disturbed = run_training(config, tmp_path / "disturbed", display=Quiet(), runtime=recovering)
+    finally:
+        is_over.set()
+        striker.join()
+        recovering.close()
+    assert disturbed.restarts >= len(said) > 0
+    assert all("nothing is lost" in line for line in said)
+    assert disturbed.journal_digest == local.journal_digest
+    assert figures(disturbed) == figures(local)
+    _, differences = audit_run(tmp_path / "disturbed")
+    assert differences == []
