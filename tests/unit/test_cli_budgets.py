@@ -16,21 +16,6 @@ TINY = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def command(tmp_path, monkeypatch, capsys):
-    """`command("top", "run")` runs in this process, in an empty folder: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        try:
-            code = cli.main([str(word) for word in words])
-        except SystemExit as end:
-            code = end.code
-        return (code, *capsys.readouterr())
-
-    return run
-
-
 WRONG = {
     "shown, and none": (
         ["train", "guide", "--show-budget"],
