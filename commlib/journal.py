@@ -662,7 +662,7 @@ class Journal:
         return (Price(*row) for row in self._rows(sql, () if account is None else (account,)))
 
     def last_price(self, account: str) -> float | None:
-        """Give the price of the latest round, for a warm start; None before the first."""
+        """Give the price of the latest round; None before the first."""
         sql = "SELECT price FROM prices WHERE account = ? ORDER BY sequence DESC LIMIT 1"
         row = self._execute(sql, (account,)).fetchone()
         return None if row is None else float(row[0])

@@ -305,11 +305,6 @@ class Ledger:
             self._terms(account)
             self.journal.add_price(account, sequence, float(price))
 
-    def price(self, account: str = MAIN) -> float | None:
-        """Give the price noted last, for a warm start; None if there is none yet."""
-        self._terms(account)
-        return self.journal.last_price(account)
-
     def _now(self, account: str) -> Statement:
         try:
             return self.journal.now(account)
