@@ -172,7 +172,7 @@ class LeaseRecord(NamedTuple):
 
 
 class Price(NamedTuple):
-    """What a unit of an account cost from this round on, in reward."""
+    """What a unit of an account cost from this round on, in squared distortion (or harm)."""
 
     account: str
     sequence: int
@@ -548,7 +548,7 @@ class Journal:
             return True
 
     def add_price(self, account: str, sequence: int, price: float) -> bool:
-        """Book what a unit of an account costs from this round on; False if that is a retry."""
+        """Book what a unit of an account costs from this round on, in squared distortion (or harm); False if that is a retry."""
         with self.round():
             return self._insert("prices", [(account, sequence, price)], _as_it_is) == 1
 

@@ -295,7 +295,10 @@ class Ledger:
             return self._now(MAIN)
 
     def note_price(self, account: str, price: float, sequence: int) -> None:
-        """Note what a unit of an account costs from this round on, in reward per unit."""
+        """Note what a unit of an account costs from this round on, in squared distortion (or harm) per unit.
+
+        Raises BudgetError for a price below 0 or not finite, JournalError for another one under the same sequence.
+        """
         if not (math.isfinite(price) and price >= 0):
             raise BudgetError(
                 f"a price of {price} per unit of {account!r} makes no sense; it is a number of at least 0"

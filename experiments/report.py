@@ -250,7 +250,7 @@ def _draw(runs: list[Run]) -> Drawn:
             figures.budget_over_time(run),
             "What was spent per round of the evaluation, all agents and parallel worlds together"
             + (", against what the budgets allowed" if run.result.budget else "; there was no budget")
-            + (", and beneath it what a unit cost." if run.booked.prices else "."),
+            + (", and beneath it what a unit cost, in squared distortion (or harm)." if run.booked.prices else "."),
         )
     return drawn
 

@@ -98,6 +98,13 @@ def test_what_is_said_without_a_budget(tiny_run):
     ]
 
 
+def test_what_is_said_of_a_price(tiny_run):
+    result = RunFolder(tiny_run).read_result()
+    for price, words in ((0.125, ", price 0.125 in squared distortion (or harm) per unit"), (0.0, "")):
+        priced = result.budgets[0].model_copy(update={"price": price, "is_binding": False, "n_full": 0})
+        assert said(result.model_copy(update={"budgets": [priced]}))[0].endswith(f" used{words}")
+
+
 def test_what_is_said_of_fates(tiny_run):
     result = RunFolder(tiny_run).read_result()
     ledger = result.ledger.model_copy(update={"dropped": 1200, "degraded": 0, "deferred": 7})

@@ -470,7 +470,7 @@ def test_every_budget_has_a_panel_the_binding_one_first_and_prices_stand_beneath
     figures.to_png(figure)
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles == ["3 messages/step", "64 bit/step", "5 s/run", ""]
-    assert figure.axes[-1].get_ylabel() == "price of a unit"
+    assert figure.axes[-1].get_ylabel() == "distortion (or harm)\nper unit"
     lines = {line.get_label(): list(line.get_ydata()) for line in figure.axes[-1].lines}
     assert lines["64 bit/step"] == [0.0] * 6 + [0.5] * 5, "a price holds until the next one, the last one to the end"
     assert len(lines["3 messages/step"]) == 11
@@ -492,7 +492,7 @@ def test_the_page_says_what_each_budget_was_used_for_and_which_one_binds(ratione
     assert "for want of budget|3 messages dropped, 5 degraded, 8 deferred" in plain
     assert "seen by agents|what is left of the budget" in plain
     assert "The bill, by agent" in plain
-    assert "and beneath it what a unit cost" in plain
+    assert "and beneath it what a unit cost, in squared distortion (or harm)" in plain
 
 
 def test_a_page_without_budgets_has_no_section_of_them(runs, tmp_path):
