@@ -199,7 +199,6 @@ class Till:
         self.needs_claims = bool(self._pools) and books.rationing.needs_claims
         """Whether hosts must say what they want before they are given their allowance."""
         self._routes = [trunk.routes for trunk in plan.trunks]
-        self._source = [trunk.source for trunk in plan.trunks]
         self._edges = [
             {
                 trunk: list(zip(*(column.tolist() for column in edges[:3]), strict=True))
