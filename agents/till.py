@@ -391,7 +391,11 @@ class Till:
                 yield Receipt(holder, epoch, number, number, sender, receiver, bill.messages[route], bits[route])
 
     def close(self, number: int, n_put_off: int = 0) -> dict[str, Use]:
-        """The episode is over: what its allowances did not use expires. What each account was used for."""
+        """The episode is over: what its allowances did not use expires. What each account was used for.
+
+        `number` is that of the round after its last: there it is noted that `n_put_off` messages were never said. If that
+        is the first round of the next episode, nothing is dropped in it, since whatever is put off there is new.
+        """
         with self.ledger.round():
             if n_put_off:
                 self.ledger.note("dropped", n_put_off, 0, number)

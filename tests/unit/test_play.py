@@ -554,6 +554,21 @@ def test_deferred_messages_come_later_and_all_are_counted():
     assert tally.n_messages + tally.n_dropped == free.n_messages, "said at once, said later, or never"
 
 
+def test_what_is_never_said_is_noted_in_the_round_after_the_last():
+    rationing = Rationing("value", when_out="defer", defer_rounds=100)
+    stage = Stage("1 bit/step", 2, model=model_of(team=Seldom), rationing=rationing)
+    dropped = "SELECT sequence, n_messages FROM notes WHERE kind = 'dropped' ORDER BY sequence"
+    for end in (10, 20):
+        before = stage.ledger.statement().dropped_messages
+        tally = stage.play()
+        assert max(record.lease.sequence for record in stage.ledger.journal.leases()) == end - 1
+        waiting = sum(stage.runtime.each("desk.n_put_off", [()] * 2))
+        notes = list(stage.ledger.journal.rows(dropped))
+        assert notes[-1] == (end, waiting)
+        assert waiting > 0
+        assert stage.ledger.statement().dropped_messages == before + tally.n_dropped == sum(n for _, n in notes)
+
+
 def test_uncapped_play_asks_each_host_twice_a_step():
     for text, rule, n_calls in (("unlimited", "value", 2), ("40 bit/step", "equal", 2), ("40 bit/step", "value", 3)):
         stage, asked = Stage(text, rationing=RULES[rule]), []
