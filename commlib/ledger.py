@@ -113,8 +113,8 @@ class Ledger:
         return self._now(account)
 
     def statements(self) -> dict[str, Statement]:
-        """Give the sums of all accounts."""
-        return {account: self.journal.now(account) for account in self.journal.terms()}
+        """Give the sums of all accounts, of one moment."""
+        return self.journal.statements()
 
     def epoch(self, holder: str) -> int:
         """Give the epoch under which `holder` may lease and report; it starts at 0 and each fence adds 1."""

@@ -562,7 +562,7 @@ class _Killer:
 def compare(folder: Path, path: Path, granted: Bits) -> Row:
     """The witnesses against the journal."""
     sent, settled = _testimony(folder)
-    with Journal.reader(path) as journal:
+    with Journal.reader(path) as journal, journal.reading():
         report = audit(journal)
         records = {(r.lease.holder, r.lease.epoch, r.lease.sequence): r for r in journal.leases()}
         booked: dict[_Key, Sum] = {}

@@ -150,6 +150,11 @@ def read_runs(folders: Iterable[RunFolder]) -> tuple[list[Run], list[str]]:
 
 def read_books(journal: Journal) -> Booked:
     """Add up a journal by edge, by round and by agent, and audit it."""
+    with journal.reading():
+        return _added_up(journal)
+
+
+def _added_up(journal: Journal) -> Booked:
     capped = [account for account, (terms, _) in journal.accounts().items() if terms.amount is not None and terms.per]
     prices: dict[str, list[Price]] = defaultdict(list)
     for price in journal.prices():
