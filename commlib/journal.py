@@ -128,7 +128,8 @@ FREE: Final = Terms("bits", "", 0)
 class Lease(NamedTuple):
     """An amount set aside for one holder, until it settles at the true size or releases it.
 
-    `bits` is the amount held, in the units of the account; `deadline` is in milliseconds of the ledger's clock.
+    `id` is its own for as long as the books last; `bits` is the amount held, in the units of the account; `deadline` is in
+    milliseconds of the ledger's clock.
     """
 
     id: int
@@ -243,6 +244,10 @@ _INSERT_BLOCK: Final = {
     table: _INSERT[table].replace(_places(columns), ", ".join([_places(columns)] * _BLOCK))
     for table, (_, columns) in COLUMNS.items()
 }
+_INSERT_LEASE: Final = f"""INSERT INTO leases (id, {", ".join(COLUMNS["leases"][1])})
+VALUES (MAX(?, (SELECT COALESCE(MAX(id), 0) FROM leases)) + 1, {", ".join("?" * len(COLUMNS["leases"][1]))})
+ON CONFLICT DO NOTHING"""
+"""With an id above all others, and above those of the leases that were compacted."""
 _FIND: Final = {
     table: f"SELECT {', '.join(columns)} FROM {table} WHERE {' AND '.join(f'{name} = ?' for name in columns[:n_key])}"
     for table, (n_key, columns) in COLUMNS.items()
@@ -274,6 +279,8 @@ _PUT_TOTALS: Final = """
 UPDATE accounts SET granted = ?, spent = ?, leased = ?, n_entries = ?, dropped_messages = ?, dropped_bits = ?,
     degraded_messages = ?, deferred_messages = ? WHERE account = ?
 """
+_LAST_ID: Final = ("id", "", "", 0)
+"""The counter of the ids of leases."""
 _CARRIED: Final = "SELECT kind, account, holder, epoch, sequence FROM carried_sequences"
 # What the digest is taken of, in this order. What schema 1 could hold comes as schema 1 wrote it: no account in the rows
 # of the main one, and dropped messages as "drops".
@@ -495,7 +502,8 @@ class Journal:
     ) -> Lease | None:
         """Book an open lease that brings `minted` new units into the jar; None if the key is taken."""
         with self.round():
-            cursor = self._execute(_INSERT["leases"], (account, *key, bits, minted, "open", 0, deadline))
+            last_id = self._now().carried.get(_LAST_ID, 0)
+            cursor = self._execute(_INSERT_LEASE, (last_id, account, *key, bits, minted, "open", 0, deadline))
             if not cursor.rowcount:
                 return None
             lease = Lease(cursor.lastrowid or 0, *key, bits, account, deadline)
