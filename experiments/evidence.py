@@ -67,6 +67,8 @@ class Booked(NamedTuple):
         capped: the bill by round of every account that has a cap, by name.
         prices: what was noted of each account, by round.
         agents: what each sent.
+        compacted: bits that were charged and then compacted: a broadcast cannot be shared out any more, so that they are
+            in no bill by edge, round or agent.
         audit: the auditor's findings; digest: of all rows.
     """
 
@@ -77,6 +79,12 @@ class Booked(NamedTuple):
     capped: dict[str, list[RoundBill]]
     prices: dict[str, list[Price]]
     agents: list[AgentLine]
+    compacted: Bits = 0
+
+    @property
+    def charged(self) -> Bits:
+        """All bits that were charged for frames."""
+        return self.compacted + sum(bill.bits for bill in self.edges)
 
 
 @dataclass(frozen=True)
@@ -167,6 +175,7 @@ def _added_up(journal: Journal) -> Booked:
         {account: _bill_by_round(journal, account) for account in capped},
         dict(prices),
         Meter().read(journal).agents,
+        0 if (carried := journal.carried()) is None else carried.bits_debited,
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from commlib.budget import Budget
+from commlib.compact import compact
 from commlib.config import make_config, write_yaml
 from commlib.errors import ConfigError, RunError
 from commlib.experiments import evidence, figures, page, report
@@ -409,6 +410,40 @@ def test_the_bill_adds_up_to_what_was_spent(runs):
         spent = run.result.ledger.spent
         assert sum(bill.bits for bill in run.booked.edges) == spent
         assert sum(row.spent for row in run.booked.rounds) == spent
+
+
+def add_a_round(folder, number):
+    """After a compaction: 40 bits of agent 0 to agent 1."""
+    with Ledger(Journal(folder.journal)) as ledger:
+        ledger.settle(ledger.lease("host-0", 40, number), [Entry(0, number, number, 0, (1,), 64, 40, 20, "host-0")])
+        ledger.receive([Receipt("host-0", 0, number, number, 0, 1, 64, 40)])
+
+
+def test_what_was_compacted_is_in_the_bill(tmp_path):
+    folder = make_run(tmp_path / "run")
+    whole = read_run(folder).booked
+    assert (whole.compacted, whole.charged) == (0, sum(bill.bits for bill in whole.edges))
+    with Journal(folder.journal) as journal:
+        compact(journal)
+    booked = read_run(folder).booked
+    assert (booked.edges, booked.compacted, booked.charged) == ([], whole.charged, whole.charged)
+    write_report([folder], tmp_path / "all.html")
+    plain = re.sub(r"(<[^>]+>)+", "|", (tmp_path / "all.html").read_text())
+    assert f"compacted|-|{whole.charged:,}|-|100.0 %" in plain
+    assert "No message was charged" not in plain
+
+    add_a_round(folder, 10)
+    booked = read_run(folder).booked
+    assert (booked.compacted, booked.charged) == (whole.charged, whole.charged + 40)
+    write_report([folder], tmp_path / "some.html")
+    plain = re.sub(r"(<[^>]+>)+", "|", (tmp_path / "some.html").read_text())
+    share = 100 * 40 / (whole.charged + 40)
+    assert f"0 → 1|64|40|20|{share:.1f} %" in plain
+    assert f"compacted|-|{whole.charged:,}|-|{100 - share:.1f} %" in plain, "the bill by edge"
+    assert f"compacted|-|{whole.charged:,}|{100 - share:.1f} %|-" in plain, "the bill by agent"
+    assert f"all|{whole.charged + 40:,}|-|" in plain
+    assert "Of what was compacted only the sum is known" in plain
+    assert "that were compacted only the sum is known: they are not in it" in plain
 
 
 def test_spending_is_drawn_against_the_budget_where_there_is_one(runs):
