@@ -256,6 +256,8 @@ def _say_bill(console: Console, result: Result) -> None:
         cost = f", price {one.price:.3g} {_PER_UNIT}" if one.price else ""
         binds = "; it binds" if one.is_binding else ""
         console.print(f"budget {one.budget}: {used}{short}{cost}{binds}", highlight=False, markup=False)
+        if one.hint:
+            console.print(f"warning: {one.hint}", style="bold yellow", highlight=False, markup=False)
     fates = {"dropped": result.ledger.dropped, "degraded": result.ledger.degraded, "deferred": result.ledger.deferred}
     told = ", ".join(f"{n:,} {fate}" for fate, n in fates.items() if n)
     lost = f"messages for want of budget: {told}" if told else ""

@@ -620,7 +620,13 @@ def _budgets(run: Run) -> Html | None:
         "harm) per unit."
     )
     return join(
-        [tag("h3", "Budgets"), table(head, rows), tag("p", note, class_="small muted"), _facts(facts)],
+        [
+            tag("h3", "Budgets"),
+            *(tag("p", one.hint, class_="note") for one in result.budgets if one.hint),
+            table(head, rows),
+            tag("p", note, class_="small muted"),
+            _facts(facts),
+        ],
     )
 
 

@@ -105,6 +105,19 @@ def test_what_is_said_of_a_price(tiny_run):
         assert said(result.model_copy(update={"budgets": [priced]}))[0].endswith(f" used{words}")
 
 
+def test_a_budget_under_which_nothing_can_be_said_is_warned_of(command, tiny_run, tmp_path):
+    settings = ["--budget", "8 bit/step, 99 messages/step", "--parallel-worlds", 1, "--episodes", 8]
+    code, out, err = command(
+        "evaluate", tiny_run, *settings, "--out", tmp_path / "dear", "--json", tmp_path / "dear.json"
+    )
+    assert (code, err) == (GOOD, "")
+    (hint, other) = [one["hint"] for one in json.loads((tmp_path / "dear.json").read_text())["budgets"]]
+    assert hint.startswith("nothing can be said under 8 bit/step: the smallest frame")
+    assert other == ""
+    assert f"; it binds warning: {hint} budget 99 messages/step: " in " ".join(out.split())
+    assert out.count("warning: ") == 1
+
+
 def test_what_is_said_of_fates(tiny_run):
     result = RunFolder(tiny_run).read_result()
     ledger = result.ledger.model_copy(update={"dropped": 1200, "degraded": 0, "deferred": 7})

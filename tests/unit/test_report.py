@@ -530,6 +530,13 @@ def test_the_page_says_what_each_budget_was_used_for_and_which_one_binds(ratione
     assert "and beneath it what a unit cost, in squared distortion (or harm)" in plain
 
 
+def test_the_page_says_which_budget_had_no_room_for_a_frame(tmp_path):
+    hint = "nothing can be said under 8 bit/step: the smallest frame takes 152 bits"
+    budgets = [budget_line("bits", "8 bit/step", "bits", hint=hint)]
+    write_report([make_run(tmp_path / "run", with_budget=True, budgets=budgets)], tmp_path / "page.html")
+    assert f'<p class="note">{hint}</p>' in (tmp_path / "page.html").read_text()
+
+
 def test_a_page_without_budgets_has_no_section_of_them(runs, tmp_path):
     write_report([runs[2].folder], tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
