@@ -55,7 +55,7 @@ class Caller(Protocol):
     """A line to a plain object in another process."""
 
     def call(self, method: str, *arguments: Any) -> Any:  # noqa: ANN401
-        """Call a method there; raises HostError when no answer came."""
+        """Call a method there; raises HostError when no answer came, and what the method raises as it is."""
         ...
 
 
@@ -63,7 +63,7 @@ class RemoteLedger:
     """A ledger that lives in another process: what a `Purse` or a `Tally` needs of it, and allowances.
 
     A call without an answer is repeated until `patience_seconds` are over; then its HostError is raised, and the caller
-    may still repeat it later. An error that the ledger itself raises is an answer.
+    may still repeat it later. An error that is raised over there, whatever it is, is an answer and comes through at once.
     """
 
     def __init__(

@@ -123,6 +123,7 @@ def play(
     total, length = np.zeros(n_worlds), np.zeros(n_worlds, np.int64)
     step = world.reset(n_worlds, generator)
     post.till.open(n_worlds)
+    end = books.first_round
     for t in range(world.spec.n_steps):
         alive = (~step.done).numpy()
         if not alive.any():
@@ -134,6 +135,7 @@ def play(
             observation[..., -1] = post.till.left_share
         uniform = torch.rand(n_worlds, len(plan.host_of), generator=dice).numpy()
         rounds, action = post.step(number, observation, t / world.spec.n_steps, alive, uniform)
+        end = number + n_rounds
         step = world.step(torch.from_numpy(action))
         total += step.reward.mean(1).numpy() * alive
         length += alive
@@ -145,7 +147,7 @@ def play(
     n_put_off = sum(runtime.each("desk.n_put_off", [()] * n_hosts)) if books.rationing.when_out == "defer" else 0
     tally.n_dropped += n_put_off
     tally.left = post.till.left()
-    tally.use = post.till.close(books.first_round, n_put_off)
+    tally.use = post.till.close(end, n_put_off)
     tally.success = world.success().float().tolist()
     tally.returns, tally.lengths = total.tolist(), length.tolist()
     return tally

@@ -1,10 +1,10 @@
 """What agents see of the budget while they learn, when nothing is charged yet: what it would have left by now.
 
-Play money: the purse is filled as it will be in use, and what is said is paid from it at its expected price, the rate.
-Once it is empty nobody is heard, as in use, or else there would be nothing to save for. Not the ledger, which is the
+Play money: it is handed out as the budget will be in use, and what is said is paid from it at its expected price, the rate.
+Once it is gone nobody is heard, as in use, or else there would be nothing to save for. Not the ledger, which is the
 same for whole bits as they were sent, headers included.
 
-Messages have no rate before they pass the codec. Then each world draws a pace at which its purse empties, so that agents
+Messages have no rate before they pass the codec. Then each world draws a pace at which its play money goes, so that agents
 know every value of what they see by the time that it means something.
 
 Shapes: B worlds.
@@ -22,7 +22,7 @@ from torch import Tensor
 from commlib.budget import Budget
 
 FASTEST = 2.0
-"""Of the drawn paces: the purse is empty after half of the longest episode."""
+"""Of the drawn paces: the play money is gone after half of the longest episode."""
 
 
 class Pool(NamedTuple):
@@ -65,13 +65,13 @@ class Practice:
         )
         return cls(pools, not capped)
 
-    def open(self, n_worlds: int, *, is_coded: bool, generator: torch.Generator) -> Purse:
-        """The purse of a new batch of episodes; `is_coded`: messages pass the codec, and so have a rate."""
+    def open(self, n_worlds: int, *, is_coded: bool, generator: torch.Generator) -> PlayMoney:
+        """The play money of a new batch of episodes; `is_coded`: messages pass the codec, and so have a rate."""
         starts = [self._start(pool, generator) for pool in self.pools]
         paces = torch.zeros(n_worlds)
         if not self.is_whole and not (is_coded and self.pools):
             paces = FASTEST * torch.rand(n_worlds, generator=generator)
-        return Purse(self.pools if is_coded else (), starts, paces)
+        return PlayMoney(self.pools if is_coded else (), starts, paces)
 
     def _start(self, pool: Pool, generator: torch.Generator) -> float:
         """What earlier batches have left of a pool: this one is any of those that share it, and they spend alike."""
@@ -80,7 +80,7 @@ class Practice:
         return 1 - int(torch.randint(pool.n_batches, (1,), generator=generator)) / pool.n_batches
 
 
-class Purse:
+class PlayMoney:
     """What is left in one batch of episodes; all its worlds pay from it together, as in use."""
 
     def __init__(self, pools: tuple[Pool, ...], starts: list[float], paces: Tensor) -> None:

@@ -162,6 +162,8 @@ class Process:
     def call(self, method: str, *arguments: Any) -> Any:  # noqa: ANN401
         """Call a method and wait for its answer.
 
+        What the method raises is raised here as it is, whatever it is.
+
         Raises:
             HostError: no answer came. The call may have been made or not; ask again only if that does no harm.
         """
@@ -189,7 +191,7 @@ class Pending:
         return bool(ray.wait([self._ref], timeout=0)[0])
 
     def answer(self, seconds: float = CALL_SECONDS) -> Any:  # noqa: ANN401
-        """Wait for the answer."""
+        """Wait for the answer, at most so many seconds; raises as `Process.call` does."""
         try:
             return ray.get(self._ref, timeout=seconds)
         except GetTimeoutError as error:
@@ -197,6 +199,8 @@ class Pending:
                 f"no answer to {self._what!r} within {seconds:g} s; the process hangs or is stopped, or the machine is "
                 f"overloaded"
             ) from error
+        except RayTaskError as error:  # the process is there and has answered
+            raise error.cause from error
         except RayActorError as error:
             raise HostError(f"the process died during {self._what!r} and is started again; ask once more") from error
         except RayError as error:

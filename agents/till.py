@@ -80,12 +80,23 @@ class Use:
         spent: what was charged.
         wanted: what would have been charged if no allowance had been too small.
         n_full: rounds in which the account, or somebody's part of it, was too little for what was wanted.
+        least_wanted: the least that a host wanted in a round, or of rounds and latency a round as a whole; 0 if nothing ever.
+        most_held: the most that one which wanted anything could have.
     """
 
     granted: int = 0
     spent: int = 0
     wanted: int = 0
     n_full: int = 0
+    least_wanted: int = 0
+    most_held: int = 0
+
+    def meet(self, wanted: int, held: int) -> None:
+        """Told what a host (or a round) wanted at once, and could have."""
+        if wanted:
+            self.wanted += wanted
+            self.least_wanted = min(wanted, self.least_wanted or wanted)
+            self.most_held = max(held, self.most_held)
 
 
 class Account:
@@ -199,7 +210,6 @@ class Till:
         self.needs_claims = bool(self._pools) and books.rationing.needs_claims
         """Whether hosts must say what they want before they are given their allowance."""
         self._routes = [trunk.routes for trunk in plan.trunks]
-        self._source = [trunk.source for trunk in plan.trunks]
         self._edges = [
             {
                 trunk: list(zip(*(column.tolist() for column in edges[:3]), strict=True))
@@ -351,17 +361,19 @@ class Till:
         longest = max((s.longest_wanted_bits for s in sent), default=0)
         taken = [0] * self.n_hosts
         for account in self._capped:
+            asked = []
             if account.is_shared_by_rounds:
-                wanted = self._cost_of_round(account, longest)
-                is_full = wanted > account.leases[0].bits
+                asked.append(self._cost_of_round(account, longest))
             else:
-                wanted, is_full = 0, False
-                for host, lease in zip(account.hosts, account.leases, strict=True):
-                    asked = sent[host].wanted[taken[host]]  # the caps of a host stand in the order of the accounts
-                    wanted, is_full = wanted + asked, is_full or asked > lease.bits
+                for host in account.hosts:
+                    asked.append(
+                        sent[host].wanted[taken[host]]
+                    )  # the caps of a host stand in the order of the accounts
                     taken[host] += 1
-            account.use.wanted += wanted
-            account.use.n_full += is_full
+            held = [lease.bits for lease in account.leases]
+            for wanted, most in zip(asked, held, strict=True):
+                account.use.meet(wanted, most)
+            account.use.n_full += any(wanted > most for wanted, most in zip(asked, held, strict=True))
 
     def _entries(self, lease: Lease, number: int, bill: Bill) -> Iterator[Entry]:
         """A debit for each route of a frame that said something."""
@@ -392,7 +404,11 @@ class Till:
                 yield Receipt(holder, epoch, number, number, sender, receiver, bill.messages[route], bits[route])
 
     def close(self, number: int, n_put_off: int = 0) -> dict[str, Use]:
-        """The episode is over: what its allowances did not use expires. What each account was used for."""
+        """The episode is over: what its allowances did not use expires. What each account was used for.
+
+        `number` is that of the round after its last: there it is noted that `n_put_off` messages were never said. If that
+        is the first round of the next episode, nothing is dropped in it, since whatever is put off there is new.
+        """
         with self.ledger.round():
             if n_put_off:
                 self.ledger.note("dropped", n_put_off, 0, number)

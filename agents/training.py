@@ -117,13 +117,13 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
     held = [torch.zeros(B, N, width) for width in team.widths]
     ages = [torch.zeros(B, N) for _ in team.widths]
     practice = learning.practice
-    purse = practice.open(B, is_coded=phase.use_codec, generator=generator) if practice else None
+    money = practice.open(B, is_coded=phase.use_codec, generator=generator) if practice else None
     for t in range(n_steps):
         alive = ~step.done
         if not alive.any():
             break
-        if purse is not None:
-            step.observation[..., -1] = purse.left(t / n_steps)[:, None]
+        if money is not None:
+            step.observation[..., -1] = money.left(t / n_steps)[:, None]
         elapsed = torch.full((B,), t / n_steps)
         heard: list[Tensor] = []
         bits = torch.zeros(B, N)
@@ -144,8 +144,8 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
                 talk = torch.cat([s.talk for s in said], 1)
             talks[nth].append((z_all, ages[nth], context, *([] if noise is None else [noise])))
             contexts[nth] = torch.cat((torch.cat([s.codes for s in said], 1), context[..., -1:] + 1), -1)
-        if purse is not None:
-            purse.pay(float(bits[alive].sum()))
+        if money is not None:
+            money.pay(float(bits[alive].sum()))
         uniform = torch.rand(B, N, generator=generator)
         chosen = team.each("learner.choose", phase, heard[-1], team.split(uniform, 1))
         action, log_prob = (torch.cat(parts, 1) for parts in zip(*chosen, strict=True))

@@ -175,6 +175,10 @@ def _carry_sequences(journal: Journal, end: int) -> None:
         f"""INSERT INTO carried_sequences SELECT kind, account, '', 0, MAX(sequence) FROM allowances
             WHERE true GROUP BY kind, account {_HIGHEST}"""
     )
+    journal.execute(
+        f"""INSERT INTO carried_sequences SELECT 'id', '', '', 0, id FROM leases
+            WHERE id = (SELECT MAX(id) FROM leases) {_HIGHEST}"""
+    )
 
 
 def _delete(journal: Journal, end: int) -> tuple[int, int, int, int]:

@@ -39,6 +39,8 @@ VERSION = 2
 MAX_FRAME_BYTES = 1 << 28
 NOTE_BYTES = 3
 """What a note weighs besides its payload."""
+GREETING_BYTES = 18
+"""What a greeting weighs besides its payload at the least, but for one in 65,536, whose checksum is short."""
 _RUN_BYTES = 4
 _FIELDS = 7
 _GREETING = 0x90 | _FIELDS

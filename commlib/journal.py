@@ -128,7 +128,8 @@ FREE: Final = Terms("bits", "", 0)
 class Lease(NamedTuple):
     """An amount set aside for one holder, until it settles at the true size or releases it.
 
-    `bits` is the amount held, in the units of the account; `deadline` is in milliseconds of the ledger's clock.
+    `id` is its own for as long as the books last; `bits` is the amount held, in the units of the account; `deadline` is in
+    milliseconds of the ledger's clock.
     """
 
     id: int
@@ -172,7 +173,7 @@ class LeaseRecord(NamedTuple):
 
 
 class Price(NamedTuple):
-    """What a unit of an account cost from this round on, in reward."""
+    """What a unit of an account cost from this round on, in squared distortion (or harm)."""
 
     account: str
     sequence: int
@@ -243,6 +244,10 @@ _INSERT_BLOCK: Final = {
     table: _INSERT[table].replace(_places(columns), ", ".join([_places(columns)] * _BLOCK))
     for table, (_, columns) in COLUMNS.items()
 }
+_INSERT_LEASE: Final = f"""INSERT INTO leases (id, {", ".join(COLUMNS["leases"][1])})
+VALUES (MAX(?, (SELECT COALESCE(MAX(id), 0) FROM leases)) + 1, {", ".join("?" * len(COLUMNS["leases"][1]))})
+ON CONFLICT DO NOTHING"""
+"""With an id above all others, and above those of the leases that were compacted."""
 _FIND: Final = {
     table: f"SELECT {', '.join(columns)} FROM {table} WHERE {' AND '.join(f'{name} = ?' for name in columns[:n_key])}"
     for table, (n_key, columns) in COLUMNS.items()
@@ -274,6 +279,8 @@ _PUT_TOTALS: Final = """
 UPDATE accounts SET granted = ?, spent = ?, leased = ?, n_entries = ?, dropped_messages = ?, dropped_bits = ?,
     degraded_messages = ?, deferred_messages = ? WHERE account = ?
 """
+_LAST_ID: Final = ("id", "", "", 0)
+"""The counter of the ids of leases."""
 _CARRIED: Final = "SELECT kind, account, holder, epoch, sequence FROM carried_sequences"
 # What the digest is taken of, in this order. What schema 1 could hold comes as schema 1 wrote it: no account in the rows
 # of the main one, and dropped messages as "drops".
@@ -361,8 +368,9 @@ class Journal:
     locked, damaged, read-only, of a later schema, or the disk is full; nothing of the round is booked then. A file of an
     earlier schema is brought to that of today, in one commit.
 
-    Threads share one journal; processes open the file each for itself. A round waits for that of another process to end,
-    at most `busy_seconds`, and begins with what the other one wrote.
+    Threads share one journal: who reads waits until the round of another thread has ended, and sees what was committed.
+    Rows are fetched at once, and within `reading` one by one. Processes open the file each for itself. A round waits for
+    that of another process to end, at most `busy_seconds`, and begins with what the other one wrote.
     """
 
     _depth: int
@@ -423,7 +431,8 @@ class Journal:
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 self._connection.execute("PRAGMA busy_timeout = 0")
                 self._connection.execute("PRAGMA journal_mode = DELETE")
-        self._connection.close()
+        with self._lock:
+            self._connection.close()
 
     def round(self) -> "_Round":
         """Make everything booked inside one commit: all of it reaches the disk, or none, in memory as well.
@@ -493,7 +502,8 @@ class Journal:
     ) -> Lease | None:
         """Book an open lease that brings `minted` new units into the jar; None if the key is taken."""
         with self.round():
-            cursor = self._execute(_INSERT["leases"], (account, *key, bits, minted, "open", 0, deadline))
+            last_id = self._now().carried.get(_LAST_ID, 0)
+            cursor = self._execute(_INSERT_LEASE, (last_id, account, *key, bits, minted, "open", 0, deadline))
             if not cursor.rowcount:
                 return None
             lease = Lease(cursor.lastrowid or 0, *key, bits, account, deadline)
@@ -548,7 +558,7 @@ class Journal:
             return True
 
     def add_price(self, account: str, sequence: int, price: float) -> bool:
-        """Book what a unit of an account costs from this round on; False if that is a retry."""
+        """Book what a unit of an account costs from this round on, in squared distortion (or harm); False if that is a retry."""
         with self.round():
             return self._insert("prices", [(account, sequence, price)], _as_it_is) == 1
 
@@ -565,6 +575,11 @@ class Journal:
         """Give the running totals of an account; KeyError if there is none."""
         with self._lock:
             return self._refreshed().statements[account]
+
+    def statements(self) -> dict[str, Statement]:
+        """Give the running totals of all accounts, of one moment."""
+        with self._lock:
+            return dict(self._refreshed().statements)
 
     def terms(self) -> dict[str, Terms]:
         """Give what each account is for."""
@@ -601,7 +616,7 @@ class Journal:
 
     def meta(self, key: str) -> Json:
         """Give a noted fact, or None."""
-        row = self._execute(_FIND["meta"], (key,)).fetchone()
+        row = self._row(_FIND["meta"], (key,))
         value: Json = None if row is None else json.loads(row[1])
         return value
 
@@ -612,8 +627,9 @@ class Journal:
 
     def statement(self, account: str = MAIN) -> Statement:
         """Add up the books of an account from their rows."""
-        notes = self._execute(_NOTES).fetchone() if account == MAIN else ()
-        return Statement(*self._execute(_STATEMENT, {"account": account}).fetchone(), *notes)
+        with self.reading():
+            sums, notes = self._row(_STATEMENT, {"account": account}), self._row(_NOTES) if account == MAIN else ()
+        return Statement(*sums, *notes)
 
     def epochs(self) -> dict[str, int]:
         """Give the current epoch of every holder that was ever fenced."""
@@ -626,7 +642,7 @@ class Journal:
     def lease(self, key: Key, account: str = MAIN) -> LeaseRecord | None:
         """Give the lease of an account with this key, or None."""
         sql = _LEASES + " WHERE account = ? AND holder = ? AND epoch = ? AND sequence = ?"
-        row = self._execute(sql, (account, *key)).fetchone()
+        row = self._row(sql, (account, *key))
         return None if row is None else LeaseRecord(Lease(*row[:7]), *row[7:])
 
     def leases(self, account: str = MAIN) -> Iterator[LeaseRecord]:
@@ -637,8 +653,7 @@ class Journal:
     def has_receipt(self, receipt: Receipt) -> bool:
         """Tell whether exactly this receipt stands here."""
         row = _receipt_row(receipt)
-        recorded: _Row | None = self._execute(_FIND["receipts"], row[: COLUMNS["receipts"][0]]).fetchone()
-        return recorded == row
+        return bool(self._row(_FIND["receipts"], row[: COLUMNS["receipts"][0]]) == row)
 
     def entries(self, key: Key | None = None) -> Iterator[Entry]:
         """Give the debits by round and sender: all, or those of one lease."""
@@ -662,9 +677,9 @@ class Journal:
         return (Price(*row) for row in self._rows(sql, () if account is None else (account,)))
 
     def last_price(self, account: str) -> float | None:
-        """Give the price of the latest round, for a warm start; None before the first."""
+        """Give the price of the latest round; None before the first."""
         sql = "SELECT price FROM prices WHERE account = ? ORDER BY sequence DESC LIMIT 1"
-        row = self._execute(sql, (account,)).fetchone()
+        row = self._row(sql, (account,))
         return None if row is None else float(row[0])
 
     def stray_accounts(self) -> list[str]:
@@ -676,7 +691,7 @@ class Journal:
 
     def carried(self) -> Carried | None:
         """Give what compactions have put together; None if there was none."""
-        row = self._execute(f"SELECT {', '.join(COLUMNS['carried'][1])} FROM carried").fetchone()
+        row = self._row(f"SELECT {', '.join(COLUMNS['carried'][1])} FROM carried")
         if row is None:
             return None
         digest, rest, is_by_round, *sums = row
@@ -699,8 +714,8 @@ class Journal:
         and whether a lease was settled before or after its own) are left out. After a compaction it is the digest that
         the books had before, until something is booked.
         """
-        rows = self.digest_of_rows()
-        carried = self.carried()
+        with self.reading():
+            rows, carried = self.digest_of_rows(), self.carried()
         if carried is None:
             return rows
         return (
@@ -710,9 +725,10 @@ class Journal:
     def digest_of_rows(self) -> str:
         """Give the digest of what stands here row by row, without what compactions have put together."""
         sha = hashlib.sha256()
-        for name, sql in _DIGESTED:
-            for row in self._rows(sql):
-                sha.update(json.dumps([name, *row]).encode())
+        with self.reading():
+            for name, sql in _DIGESTED:
+                for row in self._rows(sql):
+                    sha.update(json.dumps([name, *row]).encode())
         return sha.hexdigest()
 
     # For the bookkeepers beside this module (`commlib.compact`, `commlib.export`).
@@ -981,9 +997,19 @@ class Journal:
                 f"the journal {self.path} was opened before this process was forked off; open it again in this process"
             )
 
+    def _row(self, sql: str, parameters: _Row | dict[str, _Value] = ()) -> Any:  # noqa: ANN401
+        """The first row that a query gives, or None."""
+        with self._lock:
+            return self._execute(sql, parameters).fetchone()
+
     def _rows(self, sql: str, parameters: _Row = ()) -> Iterator[Any]:
-        rows = self._execute(sql, parameters)
+        """The rows of a query; none but those that are committed, unless they are of the caller's own round."""
+        rows: Iterable[Any]
         try:
+            with self._lock:
+                rows = self._execute(sql, parameters)
+                if not (self._depth or self._is_reading):  # else the caller has the lock, for as long as it reads
+                    rows = rows.fetchall()
             yield from rows
         except sqlite3.Error as error:
             raise self._fail_with(error) from error

@@ -113,8 +113,8 @@ class Ledger:
         return self._now(account)
 
     def statements(self) -> dict[str, Statement]:
-        """Give the sums of all accounts."""
-        return {account: self.journal.now(account) for account in self.journal.terms()}
+        """Give the sums of all accounts, of one moment."""
+        return self.journal.statements()
 
     def epoch(self, holder: str) -> int:
         """Give the epoch under which `holder` may lease and report; it starts at 0 and each fence adds 1."""
@@ -295,7 +295,10 @@ class Ledger:
             return self._now(MAIN)
 
     def note_price(self, account: str, price: float, sequence: int) -> None:
-        """Note what a unit of an account costs from this round on, in reward per unit."""
+        """Note what a unit of an account costs from this round on, in squared distortion (or harm) per unit.
+
+        Raises BudgetError for a price below 0 or not finite, JournalError for another one under the same sequence.
+        """
         if not (math.isfinite(price) and price >= 0):
             raise BudgetError(
                 f"a price of {price} per unit of {account!r} makes no sense; it is a number of at least 0"
@@ -304,11 +307,6 @@ class Ledger:
         with self.round():
             self._terms(account)
             self.journal.add_price(account, sequence, float(price))
-
-    def price(self, account: str = MAIN) -> float | None:
-        """Give the price noted last, for a warm start; None if there is none yet."""
-        self._terms(account)
-        return self.journal.last_price(account)
 
     def _now(self, account: str) -> Statement:
         try:

@@ -81,6 +81,7 @@ class BudgetFigures(_Figures):
         wanted: what would have been spent if no allowance had been too small.
         n_full: rounds in which there was too little.
         price: the last price, in squared distortion (or harm) per unit, and `bit_price` in reward per bit, where one is known.
+        hint: why nothing was ever said, where that is because the smallest frame is too dear for this budget; else empty.
         is_binding: whether this is the budget that holds the others back: the one with the greatest share spent among those
             that were ever too small, or have a price.
     """
@@ -95,6 +96,7 @@ class BudgetFigures(_Figures):
     price: float = 0.0
     bit_price: float | None = None
     is_binding: bool = False
+    hint: str = ""
 
 
 class CodecHealth(_Figures):

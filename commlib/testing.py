@@ -648,7 +648,8 @@ def _script_notes(ledger: Ledger) -> None:
     )
     _twice("noting a price", ledger, lambda: ledger.note_price(MAIN, 0.25, 0))
     ledger.note_price(MAIN, 0.5, 1)
-    _law(ledger.price() == 0.5, f"the price noted last is 0.5, the ledger gives {ledger.price()}")
+    noted = ledger.journal.last_price(MAIN)
+    _law(noted == 0.5, f"the price noted last is 0.5, the journal has {noted}")
 
 
 def _script_round(ledger: Ledger) -> None:

@@ -157,7 +157,7 @@ def _epochs(folder: Path, number: int) -> list[int]:
 # --- in the ledger's process ------------------------------------------------------------------------------------------
 
 
-class Books(LedgerHost):
+class ReceiptLookup(LedgerHost):
     """A ledger that can also be asked which receipts stand in it."""
 
     def stand(self, receipts: Sequence[Receipt]) -> list[bool]:
@@ -470,7 +470,7 @@ def chaos(
     path = folder / "journal.sqlite"
     # Ray tells on stdout of each process that dies
     with redirect_stdout(StringIO()), OnRay(N_HOSTS + N_SPARES + 1) as ray:
-        books = Process(Books, str(path), cpu_share=ray.cpu_share, call_seconds=10.0)
+        books = Process(ReceiptLookup, str(path), cpu_share=ray.cpu_share, call_seconds=10.0)
         troupe = _Troupe(folder, books, ray.cpu_share)
         killer = _Killer(troupe, books, random.Random(seed), n_kills, n_ledger_kills, bits_per_kill)
         killer.run(say)
@@ -562,7 +562,7 @@ class _Killer:
 def compare(folder: Path, path: Path, granted: Bits) -> Row:
     """The witnesses against the journal."""
     sent, settled = _testimony(folder)
-    with Journal.reader(path) as journal:
+    with Journal.reader(path) as journal, journal.reading():
         report = audit(journal)
         records = {(r.lease.holder, r.lease.epoch, r.lease.sequence): r for r in journal.leases()}
         booked: dict[_Key, Sum] = {}

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 GOOD, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 MOST_DIFFERENCES = 20
+_PER_UNIT = "in squared distortion (or harm) per unit"
 
 
 class Usage(Exception):
@@ -252,9 +253,11 @@ def _say_bill(console: Console, result: Result) -> None:
     for one in result.budgets:
         used = f"{one.spent / one.granted:.1%} of {one.granted:,} used" if one.granted else "nothing granted"
         short = f", {one.n_full:,} rounds were short" if one.n_full else ""
-        cost = f", price {one.price:.3g}" if one.price else ""
+        cost = f", price {one.price:.3g} {_PER_UNIT}" if one.price else ""
         binds = "; it binds" if one.is_binding else ""
         console.print(f"budget {one.budget}: {used}{short}{cost}{binds}", highlight=False, markup=False)
+        if one.hint:
+            console.print(f"warning: {one.hint}", style="bold yellow", highlight=False, markup=False)
     fates = {"dropped": result.ledger.dropped, "degraded": result.ledger.degraded, "deferred": result.ledger.deferred}
     told = ", ".join(f"{n:,} {fate}" for fate, n in fates.items() if n)
     lost = f"messages for want of budget: {told}" if told else ""
@@ -416,7 +419,7 @@ def _journal(argv: list[str]) -> int:
     console = _console(known.json)
     for name, account in books["accounts"].items():
         amount = "no cap" if account["amount"] is None else f"{account['amount']} per {account['per'] or 'grant'}"
-        price = "" if account["price"] is None else f", price {account['price']:.3g}"
+        price = "" if account["price"] is None else f", price {account['price']:.3g} {_PER_UNIT}"
         console.print(
             f"{name} ({account['currency']}, {amount}): {account['spent']} spent, {account['leased']} leased, "
             f"{account['available']} available of {account['granted']} granted{price}",

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from commlib.agents.play import Tally, Watcher
 from commlib.agents.runtime import Runtime
-from commlib.agents.till import Books, open_books
-from commlib.budget import Budgets, Network
+from commlib.agents.till import Books, Use, open_books
+from commlib.budget import Budget, Budgets, Network
 from commlib.config import RunConfig, write_yaml
 from commlib.errors import ConfigError, RunError
 from commlib.experiments.compose import complete, n_hosts, open_runtime, world_of
@@ -32,6 +32,7 @@ from commlib.experiments.control import REHEARSAL_SEED, Control, Stage
 from commlib.experiments.intervals import estimate
 from commlib.experiments.model import Calibration, Model, furnish, has_router, n_signals
 from commlib.experiments.progress import Display
+from commlib.frame import GREETING_BYTES
 from commlib.information import perplexity
 from commlib.journal import Journal
 from commlib.ledger import Ledger, Statement
@@ -142,7 +143,7 @@ def evaluate(
         runtime=runtime.name,
         hosts=runtime.n_hosts,
         ledger=_ledger_figures(ledger.statement()),
-        budgets=_budget_figures(budgets, tallies, control, model.calibration),
+        budgets=_budget_figures(budgets, tallies, control, model.calibration, n_parallel),
         allocation=config.allocation if budgets else None,
         when_out=config.when_out if budgets else None,
         codec_health=CodecHealth(
@@ -201,9 +202,9 @@ def _ledger_figures(statement: Statement) -> LedgerFigures:
 
 
 def _budget_figures(
-    budgets: Budgets, tallies: list[Tally], control: Control, calibration: Calibration
+    budgets: Budgets, tallies: list[Tally], control: Control, calibration: Calibration, n_parallel: int
 ) -> list[BudgetFigures]:
-    """What each budget came to over all batches, its last price, and which one binds."""
+    """What each budget came to over all batches of `n_parallel` episodes, its last price, and which one binds."""
     figures = []
     for account, budget in budgets.accounts().items():
         if budget.amount is None:
@@ -223,11 +224,37 @@ def _budget_figures(
                 bit_price=calibration.bit_price(price)
                 if account in control.budgets and budget.currency == "bits"
                 else None,
+                hint=_hint(budget, uses, n_parallel, is_priced=price > 0),
             )
         )
     scarce = [one for one in figures if one.n_full or one.price]
     binding = max(scarce, key=lambda one: one.spent / max(1, one.granted), default=None)
     return [one.model_copy(update={"is_binding": one is binding}) for one in figures]
+
+
+def _hint(budget: Budget, uses: list[Use], n_parallel: int, *, is_priced: bool) -> str:
+    """Why nothing was ever said, if that is because a budget is too small for the smallest frame; empty otherwise.
+
+    At a price that rose for want of any frame that fits, nothing may have been wanted after the rehearsals. Then the
+    budget is held against what no first frame on a trunk weighs less than.
+    """
+    if any(use.spent for use in uses):
+        return ""
+    unit = "us" if budget.currency == "latency" else budget.currency
+    if any(use.n_full for use in uses):
+        least, most = min(use.least_wanted for use in uses if use.least_wanted), max(use.most_held for use in uses)
+        what = "the smallest frames that were to be sent at once take"
+    elif is_priced and budget.currency == "bits" and budget.is_everybodys:
+        least, most = 8 * GREETING_BYTES, budget.allowance(n_parallel)
+        what = "the smallest frame there can be takes"
+    else:
+        return ""
+    if least <= most:
+        return ""
+    return (
+        f"nothing can be said under {budget}: {what} {least:,} {unit}, and at most {most:,} can be spent at once; "
+        f"raise the budget, or let more worlds share a frame (--parallel-worlds)"
+    )
 
 
 class Played(NamedTuple):

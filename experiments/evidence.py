@@ -67,6 +67,8 @@ class Booked(NamedTuple):
         capped: the bill by round of every account that has a cap, by name.
         prices: what was noted of each account, by round.
         agents: what each sent.
+        compacted: bits that were charged and then compacted: a broadcast cannot be shared out any more, so that they are
+            in no bill by edge, round or agent.
         audit: the auditor's findings; digest: of all rows.
     """
 
@@ -77,6 +79,12 @@ class Booked(NamedTuple):
     capped: dict[str, list[RoundBill]]
     prices: dict[str, list[Price]]
     agents: list[AgentLine]
+    compacted: Bits = 0
+
+    @property
+    def charged(self) -> Bits:
+        """All bits that were charged for frames."""
+        return self.compacted + sum(bill.bits for bill in self.edges)
 
 
 @dataclass(frozen=True)
@@ -150,6 +158,11 @@ def read_runs(folders: Iterable[RunFolder]) -> tuple[list[Run], list[str]]:
 
 def read_books(journal: Journal) -> Booked:
     """Add up a journal by edge, by round and by agent, and audit it."""
+    with journal.reading():
+        return _added_up(journal)
+
+
+def _added_up(journal: Journal) -> Booked:
     capped = [account for account, (terms, _) in journal.accounts().items() if terms.amount is not None and terms.per]
     prices: dict[str, list[Price]] = defaultdict(list)
     for price in journal.prices():
@@ -162,6 +175,7 @@ def read_books(journal: Journal) -> Booked:
         {account: _bill_by_round(journal, account) for account in capped},
         dict(prices),
         Meter().read(journal).agents,
+        0 if (carried := journal.carried()) is None else carried.bits_debited,
     )
 
 

@@ -534,7 +534,7 @@ def _spending(axes: Axes, account: _Account, *, has_names: bool) -> None:
 
 
 def _prices_beneath(axes: Axes, prices: dict[str, list[Price]], labels: dict[str, str | None], last: int) -> None:
-    """What a unit of each account cost, from round to round, up to the last."""
+    """What a unit of each account cost, in squared distortion (or harm), from round to round, up to the last."""
     _set_up(axes)
     shown = []
     for nth, (name, rows) in enumerate(prices.items()):
@@ -551,7 +551,7 @@ def _prices_beneath(axes: Axes, prices: dict[str, list[Price]], labels: dict[str
         axes.minorticks_off()
     else:
         axes.set_ylim(bottom=0)
-    axes.set_ylabel("price of a unit")
+    axes.set_ylabel("distortion (or harm)\nper unit")
     if len(prices) > 1:
         _legend(axes)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from commlib.errors import ConfigError, RunError
 from commlib.experiments import figures
-from commlib.experiments.evidence import Group, Run, group_runs, read_runs, world_spec
+from commlib.experiments.evidence import Booked, Group, Run, group_runs, read_runs, world_spec
 from commlib.experiments.intervals import over_seeds
 from commlib.experiments.page import Content, Html, document, join, table, tag
 from commlib.records import Estimate, Result, RunFolder, write_whole
@@ -238,19 +238,23 @@ def _draw(runs: list[Run]) -> Drawn:
             continue
         drawn[f"graph_{nth}"] = (
             figures.graph(run),
-            "Who talks to whom, as charged in the evaluation; a dashed edge is open and carried nothing.",
+            "Who talks to whom, as charged in the evaluation; a dashed edge is open and carried nothing."
+            + _without_compacted(run.booked),
         )
         if any(row.get("edges") for row in run.metrics):
             drawn[f"graph_over_time_{nth}"] = (
                 figures.graph_over_time(run),
                 "The learned graph over training: a mark where an edge was open, darker for those that stayed.",
             )
-        drawn[f"bill_{nth}"] = figures.bill(run), "The bill: bits charged on each edge, and the share of each sender."
+        drawn[f"bill_{nth}"] = (
+            figures.bill(run),
+            "The bill: bits charged on each edge, and the share of each sender." + _without_compacted(run.booked),
+        )
         drawn[f"budget_{nth}"] = (
             figures.budget_over_time(run),
             "What was spent per round of the evaluation, all agents and parallel worlds together"
             + (", against what the budgets allowed" if run.result.budget else "; there was no budget")
-            + (", and beneath it what a unit cost." if run.booked.prices else "."),
+            + (", and beneath it what a unit cost, in squared distortion (or harm)." if run.booked.prices else "."),
         )
     return drawn
 
@@ -616,7 +620,13 @@ def _budgets(run: Run) -> Html | None:
         "harm) per unit."
     )
     return join(
-        [tag("h3", "Budgets"), table(head, rows), tag("p", note, class_="small muted"), _facts(facts)],
+        [
+            tag("h3", "Budgets"),
+            *(tag("p", one.hint, class_="note") for one in result.budgets if one.hint),
+            table(head, rows),
+            tag("p", note, class_="small muted"),
+            _facts(facts),
+        ],
     )
 
 
@@ -633,20 +643,35 @@ def _amount(n: int, currency: str) -> str:
     return format_amount(n, "latency") if currency == "latency" else f"{n:,}"
 
 
+def _without_compacted(booked: Booked) -> str:
+    """A sentence on what is in no bill by edge or agent; empty where nothing is missing."""
+    if not booked.compacted:
+        return ""
+    return f" Of {format_bits(booked.compacted)} that were compacted only the sum is known: they are not in it."
+
+
+def _compacted_cells(booked: Booked) -> tuple[str, str]:
+    """What was compacted, and its share of the bill."""
+    return f"{booked.compacted:,}", f"{100 * booked.compacted / max(1, booked.charged):.1f} %"
+
+
 def _agents_table(run: Run) -> Html | None:
     """What each agent sent; folded away where they are many."""
-    if run.booked is None or not run.booked.agents:
+    booked = run.booked
+    if booked is None or not booked.agents:
         return None
     rows = [
         (
             str(line.agent),
             f"{line.messages:,}",
             f"{line.bits:,}",
-            f"{100 * line.share:.1f} %",
+            f"{100 * line.bits / max(1, booked.charged):.1f} %",
             f"{100 * line.gate_rate:.1f} %",
         )
-        for line in run.booked.agents
+        for line in booked.agents
     ]
+    if booked.compacted:
+        rows.append(("compacted", NONE, *_compacted_cells(booked), NONE))
     shown = table(("agent", "messages", "wire bits charged", "share of the bill", "rounds in which it spoke"), rows)
     if len(rows) > 14:
         shown = tag("details", tag("summary", f"The bill of {len(rows)} agents"), shown)
@@ -657,21 +682,25 @@ def _bill_table(run: Run) -> Html | None:
     """The bill by edge; folded away where it is long."""
     if run.booked is None:
         return None
-    bills = run.booked.edges
-    if not bills:
+    booked, bills = run.booked, run.booked.edges
+    if not booked.charged:
         return tag("p", "No message was charged.", class_="muted")
-    total = sum(bill.bits for bill in bills)
     rows = [
         (
             f"{bill.edge.sender} → {bill.edge.receiver}",
             f"{bill.n_messages:,}",
             f"{bill.bits:,}",
             f"{bill.payload_bits:,}",
-            f"{100 * bill.bits / max(1, total):.1f} %",
+            f"{100 * bill.bits / booked.charged:.1f} %",
         )
         for bill in bills
     ]
-    rows.append(("all", "", f"{total:,}", f"{sum(bill.payload_bits for bill in bills):,}", ""))
+    payload = f"{sum(bill.payload_bits for bill in bills):,}"
+    if booked.compacted:
+        bits, share = _compacted_cells(booked)
+        rows.append(("compacted", NONE, bits, NONE, share))
+        payload = NONE
+    rows.append(("all", "", f"{booked.charged:,}", payload, ""))
     shown = table(("edge", "messages in frames", "wire bits charged", "payload bits", "share of the bill"), rows)
     if len(bills) > 14:
         shown = tag("details", tag("summary", f"The bill of {len(bills)} edges"), shown)
@@ -679,6 +708,8 @@ def _bill_table(run: Run) -> Html | None:
         "A frame is paid once: its bits are shared out evenly over the senders in it and over those who heard them, "
         "so that the column adds up to what was charged."
     )
+    if booked.compacted:
+        note += " Of what was compacted only the sum is known, not the edges."
     return join([tag("h3", "The bill, by edge"), shown, tag("p", note, class_="small muted")])
 
 

@@ -67,7 +67,7 @@ class AccountLine(NamedTuple):
     """One account, in its units: granted = spent + leased + expired + left.
 
     `left_share` is what is left of the allowance that is in use, None where there is none; `price` is the last that was
-    noted.
+    noted, in squared distortion (or harm) per unit.
     """
 
     account: str
@@ -440,6 +440,8 @@ def picture(found: Snapshot, options: ConsoleOptions) -> RenderableType:
     head = Text.assemble((found.journal, "bold"), f"  {state}, {found.rounds:,} rounds{speed}")
     short = [f"{getattr(found, kind):,} {kind}" for kind in ("dropped", "degraded", "deferred")]
     parts: list[RenderableType] = [head, _accounts(found, options)]
+    if any(line.price is not None for line in found.accounts):
+        parts.append(Text("prices are in squared distortion (or harm) per unit", "dim"))
     parts.append(Text(f"messages for want of budget: {', '.join(short)}"))
     if not found.agents:
         parts.append(Text("nothing was sent yet", "dim"))

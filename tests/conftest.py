@@ -39,6 +39,29 @@ def run_cli(tmp_path: Path) -> RunCli:
     return run
 
 
+Command = Callable[..., tuple[int | str | None, str, str]]
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """`command("list", "worlds")` is `commlib list worlds` in this process, in the test's own folder.
+
+    Gives the exit code, stdout and stderr.
+    """
+    from commlib.experiments import cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> tuple[int | str | None, str, str]:
+        try:
+            code: int | str | None = cli.main([str(word) for word in words])
+        except SystemExit as end:
+            code = end.code
+        return (code, *capsys.readouterr())
+
+    return run
+
+
 TINY = {
     "steps": 2000,
     "episodes": 32,

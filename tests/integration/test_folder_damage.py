@@ -11,15 +11,6 @@ from commlib.experiments.cli import main
 from commlib.records import RunFolder
 
 
-@pytest.fixture
-def command(capsys):
-    def run(*words):
-        code = main([str(word) for word in words])
-        return (code, *capsys.readouterr())
-
-    return run
-
-
 def content(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

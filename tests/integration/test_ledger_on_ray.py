@@ -61,8 +61,21 @@ def test_errors_of_the_ledger_arrive_as_they_are(tmp_path):
     process = Process(LedgerHost, str(tmp_path / "journal.sqlite"), cpu_share=0.1)
     with pytest.raises(OverBudget, match="0 are left"):
         RemoteLedger(process).lease("a", 1, 0)
-    with pytest.raises(HostError, match="AttributeError"):
+    with pytest.raises(AttributeError, match="no such method"):
         process.call("call", "no such method", (), {})
+    process.end()
+
+
+def test_an_error_that_is_not_ours_is_no_reason_to_ask_again(tmp_path):
+    process = Process(LedgerHost, str(tmp_path / "journal.sqlite"), cpu_share=0.1)
+    remote = RemoteLedger(
+        process, pause=lambda seconds: pytest.fail("it was answered, so there is nothing to wait for")
+    )
+    assert remote.grant(100, 0).granted == 100
+    with pytest.raises(TypeError, match="unhashable") as caught:
+        remote.epoch([])
+    assert type(caught.value) is TypeError, "the error itself, not what Ray makes of it"
+    assert remote.statement().granted == 100
     process.end()
 
 

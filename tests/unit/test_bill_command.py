@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from commlib.bill import BillRecord, bill_of_run, schema
-from commlib.experiments import cli
 from commlib.experiments.bills import filled
 from commlib.experiments.cli import FAILED, GOOD, WRONG_USAGE
 from commlib.journal import Journal
@@ -16,21 +15,6 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"
 VECTORS = json.loads((ROOT / "docs" / "accounting" / "vectors.json").read_text())
 STATED = ["bill", "--mask-rate", "0.4", "--floats", "64", "--agents", "5", "--steps", "20"]
-
-
-@pytest.fixture
-def command(tmp_path, monkeypatch, capsys):
-    """`command("bill", ...)` runs in this process, in an empty folder: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        try:
-            code = cli.main([str(word) for word in words])
-        except SystemExit as end:
-            code = end.code
-        return (code, *capsys.readouterr())
-
-    return run
 
 
 def flags(told):

@@ -16,21 +16,6 @@ from commlib.records import RunFolder
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture
-def command(tmp_path, monkeypatch, capsys):
-    """`command("list", "worlds")` runs in this process, in an empty folder: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        try:
-            code = cli.main([str(word) for word in words])
-        except SystemExit as end:
-            code = end.code
-        return (code, *capsys.readouterr())
-
-    return run
-
-
 WRONG = {
     "unknown command": (["trian", "guide"], "no command is called 'trian'; did you mean 'train'?"),
     "unknown command, nothing near": (["xyzzy"], "no command is called 'xyzzy'; there are demo, train"),

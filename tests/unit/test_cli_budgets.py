@@ -16,21 +16,6 @@ TINY = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def command(tmp_path, monkeypatch, capsys):
-    """`command("top", "run")` runs in this process, in an empty folder: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        try:
-            code = cli.main([str(word) for word in words])
-        except SystemExit as end:
-            code = end.code
-        return (code, *capsys.readouterr())
-
-    return run
-
-
 WRONG = {
     "shown, and none": (
         ["train", "guide", "--show-budget"],
@@ -111,6 +96,26 @@ def test_what_is_said_without_a_budget(tiny_run):
     assert said(result.model_copy(update={"budget": None, "budgets": []})) == [
         f"budget not capped, bit price {result.bit_price:.3g} reward per bit"
     ]
+
+
+def test_what_is_said_of_a_price(tiny_run):
+    result = RunFolder(tiny_run).read_result()
+    for price, words in ((0.125, ", price 0.125 in squared distortion (or harm) per unit"), (0.0, "")):
+        priced = result.budgets[0].model_copy(update={"price": price, "is_binding": False, "n_full": 0})
+        assert said(result.model_copy(update={"budgets": [priced]}))[0].endswith(f" used{words}")
+
+
+def test_a_budget_under_which_nothing_can_be_said_is_warned_of(command, tiny_run, tmp_path):
+    settings = ["--budget", "8 bit/step, 99 messages/step", "--parallel-worlds", 1, "--episodes", 8]
+    code, out, err = command(
+        "evaluate", tiny_run, *settings, "--out", tmp_path / "dear", "--json", tmp_path / "dear.json"
+    )
+    assert (code, err) == (GOOD, "")
+    (hint, other) = [one["hint"] for one in json.loads((tmp_path / "dear.json").read_text())["budgets"]]
+    assert hint.startswith("nothing can be said under 8 bit/step: the smallest frame")
+    assert other == ""
+    assert f"; it binds warning: {hint} budget 99 messages/step: " in " ".join(out.split())
+    assert out.count("warning: ") == 1
 
 
 def test_what_is_said_of_fates(tiny_run):

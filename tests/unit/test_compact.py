@@ -57,7 +57,7 @@ def what_stays(ledger):
     assert report.differences == []
     totals = {name: total for name, (_, total) in ledger.journal.accounts().items()}
     assert report.accounts == ledger.statements() == totals
-    return (*report[:-1], ledger.journal.digest(), ledger.price(), ledger.epoch("a"))
+    return (*report[:-1], ledger.journal.digest(), ledger.journal.last_price(MAIN), ledger.epoch("a"))
 
 
 def n_rows(journal, table):
@@ -76,6 +76,24 @@ def test_everything_that_was_told_is_told_as_before(ledger, path):
     ledger.close()
     with Ledger(Journal(path)) as reopened:
         assert what_stays(reopened) == before
+
+
+def test_no_lease_has_the_id_of_one_that_is_gone(ledger, path):
+    ids = {record.lease.id for account in (MAIN, COUNTED, PAIR) for record in ledger.journal.leases(account)}
+    for number in (20, 21):
+        compact(ledger.journal)
+        play_round(ledger, number)
+        new = {record.lease.id for account in (MAIN, COUNTED, PAIR) for record in ledger.journal.leases(account)}
+        assert len(new) == 5
+        assert min(new) > max(ids)
+        ids |= new
+    compact(ledger.journal)
+    ledger.close()
+    with Ledger(Journal(path)) as reopened:
+        assert reopened.lease("a", 0, 22).id == max(ids) + 1
+    with Journal(path) as journal:
+        compact(journal)
+        assert journal.open_leases()[0].id == max(ids) + 1
 
 
 def test_the_file_shrinks(path):

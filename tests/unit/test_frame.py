@@ -7,6 +7,7 @@ import pytest
 
 from commlib.errors import ForeignCodec, FrameError
 from commlib.frame import (
+    GREETING_BYTES,
     MAX_FRAME_BYTES,
     NOTE_BYTES,
     Frame,
@@ -128,6 +129,13 @@ def read(data, frame=FRAME, n_heard=None, **changes):
 def test_a_note_comes_back(frame):
     assert not is_greeting(frame.note())
     assert read(frame.note(), frame) == frame
+
+
+@pytest.mark.parametrize("payload", [b"", b"\0", b"payload"])
+def test_a_greeting_is_eighteen_bytes_and_its_payload_or_more(payload):
+    least = Frame(b"abcd", 0, 0, 0, payload)
+    assert len(least.greeting()) == GREETING_BYTES + len(payload) == 18 + len(payload)
+    assert len(least._replace(round=10**6).greeting()) > GREETING_BYTES + len(payload)
 
 
 @pytest.mark.parametrize("payload", [b"", b"\0", b"\x97", b"payload"])

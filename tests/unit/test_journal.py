@@ -1,5 +1,6 @@
 import gc
 import sqlite3
+import threading
 
 import pytest
 
@@ -284,14 +285,14 @@ def test_many_receipts_at_once_are_the_rows_of_as_many_calls(n):
 
 def test_prices_are_noted_once_and_the_last_one_is_for_a_warm_start(path):
     with Ledger(Journal(path)) as ledger:
-        assert ledger.price() is None
+        assert ledger.journal.last_price("bits") is None
         for _ in range(2):
             ledger.note_price("bits", 0.1 + 0.2, 3)
             ledger.note_price("bits", 0.5, 12)
         with pytest.raises(JournalError, match="a row never changes"):
             ledger.note_price("bits", 0.4, 12)
     with Ledger(Journal(path)) as ledger:
-        assert ledger.price() == 0.5
+        assert ledger.journal.last_price("bits") == 0.5
         assert list(ledger.journal.prices()) == [Price("bits", 3, 0.1 + 0.2), Price("bits", 12, 0.5)]
         assert list(ledger.journal.prices("other")) == []
 
@@ -346,3 +347,77 @@ def test_a_crash_anywhere_while_a_journal_is_made_leaves_a_file_that_can_be_open
             Journal(crashed)
         with Ledger(Journal(crashed)) as ledger:
             assert ledger.grant(1, 0).granted == 1
+
+
+# --- reads from other threads
+
+RECEIPT = Receipt("b", 0, 9, 9, 0, 1, 1, 7)
+READS = {
+    "meta": lambda journal: journal.meta("fact"),
+    "accounts": lambda journal: journal.accounts(),
+    "statement": lambda journal: journal.statement(),
+    "statements": lambda journal: journal.statements(),
+    "epochs": lambda journal: journal.epochs(),
+    "open leases": lambda journal: journal.open_leases(),
+    "lease": lambda journal: journal.lease(("a", 1, 9)),
+    "leases": lambda journal: list(journal.leases()),
+    "receipt": lambda journal: journal.has_receipt(RECEIPT),
+    "entries": lambda journal: list(journal.entries()),
+    "receipts": lambda journal: list(journal.receipts()),
+    "prices": lambda journal: list(journal.prices()),
+    "last price": lambda journal: journal.last_price("bits"),
+    "carried": lambda journal: journal.carried(),
+    "digest": lambda journal: journal.digest(),
+    "rows": lambda journal: list(journal.rows("SELECT * FROM notes")),
+}
+
+
+def book_everything(ledger):
+    """Something that each of the reads would see."""
+    ledger.journal.set_meta("fact", 1)
+    ledger.open_account("m", Terms("messages", "step", 3))
+    ledger.grant(1000, 9)
+    ledger.fence("a")
+    lease = ledger.lease("a", 80, 8)
+    ledger.settle(lease, [Entry(1, 8, 8, 0, (1,), 1, 30, 20, "a")])
+    ledger.lease("a", 5, 9)
+    ledger.receive([RECEIPT])
+    ledger.note("dropped", 1, 2, 9)
+    ledger.note_price("bits", 0.5, 9)
+    ledger.journal.execute("INSERT INTO carried VALUES ('', '', 1, 0, 0, 0, 0)")
+
+
+def test_other_threads_read_nothing_of_a_round_that_is_under_way(path):
+    with Ledger(Journal(path)) as ledger:
+        play(ledger)
+        before = {name: read(ledger.journal) for name, read in READS.items()}
+        seen = {}
+
+        def look(name, read):
+            seen[name] = read(ledger.journal)
+
+        threads = [threading.Thread(target=look, args=item) for item in READS.items()]
+        with pytest.raises(ZeroDivisionError), ledger.round():
+            book_everything(ledger)
+            inside = {name: read(ledger.journal) for name, read in READS.items()}
+            assert [name for name in READS if inside[name] == before[name]] == [], "one's own round is seen"
+            for thread in threads:
+                thread.start()
+            threads[0].join(0.2)
+            assert seen == {}, "they wait"
+            _ = 1 / 0
+        for thread in threads:
+            thread.join()
+        assert seen == before
+
+
+def test_what_a_thread_iterates_over_is_of_one_moment_and_stands_in_nobodys_way(path):
+    with Ledger(Journal(path)) as ledger:
+        play(ledger)
+        entries = ledger.journal.entries()
+        first = next(entries)
+        thread = threading.Thread(target=play, args=(ledger, 6))
+        thread.start()
+        thread.join()
+        assert len([first, *entries]) == 6
+        assert len(list(ledger.journal.entries())) == 12

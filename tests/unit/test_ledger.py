@@ -418,7 +418,6 @@ def test_an_account_must_be_opened_before_it_is_used(ledger):
         lambda: ledger.lease("a", 1, 0, account="x"),
         lambda: ledger.statement("x"),
         lambda: ledger.note_price("x", 1.0, 0),
-        lambda: ledger.price("x"),
         lambda: ledger.settle_at(Lease(0, "a", 0, 0, 1, "x"), 1),
     ):
         with pytest.raises(BudgetError, match="there is no account 'x'; open it"):

@@ -1,5 +1,6 @@
 """Play is charged to the bit: nothing travels that was not leased, and the books say the same every time."""
 
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -8,9 +9,9 @@ import pytest
 import torch
 
 from commlib.agent import Spoken
-from commlib.agents.play import check_bills, play
+from commlib.agents.play import Tally, check_bills, play
 from commlib.agents.runtime import LocalRuntime
-from commlib.agents.till import Books, Till, open_books
+from commlib.agents.till import Books, Till, Use, open_books
 from commlib.audit import audit
 from commlib.budget import Budgets, Network
 from commlib.codecs.floats import Float32Codec
@@ -22,9 +23,11 @@ from commlib.experiments.control import Control
 from commlib.experiments.evaluate import _budget_figures
 from commlib.experiments.model import Calibration, Model, furnish
 from commlib.experiments.world_guide import Guide
-from commlib.journal import Journal
+from commlib.frame import GREETING_BYTES
+from commlib.journal import MAIN, Journal
 from commlib.ledger import Ledger
 from commlib.plan import CHARGING_RULES, make_plan, partition
+from commlib.price import PriceController, Prices
 from commlib.rationing import Group, Rationing, Tariff
 from commlib.topology import full, none
 
@@ -503,12 +506,45 @@ def test_of_two_budgets_in_conflict_the_one_that_binds_is_named():
     ):
         stage = Stage(text, n_hosts=1)
         tally = stage.play()
-        figures = _budget_figures(stage.books.budgets, [tally], Control.fixed(0.0), Calibration())
+        figures = _budget_figures(stage.books.budgets, [tally], Control.fixed(0.0), Calibration(), N_WORLDS)
         assert [one.budget for one in figures if one.is_binding] == [binding] * (binding is not None)
         for one in figures:
             assert one.spent <= one.granted
             assert one.wanted >= one.spent
             assert (one.n_full > 0) == (one.wanted > one.granted)
+
+
+def hints(text, tally=None, control=None):
+    """What is said of each budget that leaves no room for a frame; played on one host, or as told."""
+    stage = Stage(text, n_hosts=1)
+    tally = tally or stage.play()
+    control = control or Control.fixed(0.0)
+    figures = _budget_figures(stage.books.budgets, [tally], control, Calibration(), len(tally.success))
+    return [one.hint for one in figures]
+
+
+def test_a_budget_without_room_for_a_frame_is_told_with_the_smallest_one():
+    dear, other = hints("1 bit/step, 900 messages/step")
+    words = r"nothing can be said under 1 bit/step: the smallest frames that were to be sent at once take (\d+) bits, and at "
+    words += r"most 20 can be spent at once; raise the budget, or let more worlds share a frame \(--parallel-worlds\)"
+    assert int(re.fullmatch(words, dear)[1]) > 8 * GREETING_BYTES
+    assert other == "", "there was room for messages"
+    assert hints("30 bit/step") == [""]
+    assert hints("unlimited") == []
+    (late,) = hints("101 us/step")
+    assert re.search(r"take [\d,]+ us, and at most 2,020 can be spent at once", late)
+
+
+def test_a_price_that_left_nothing_to_want_is_seen_through():
+    def after_rehearsals(text, *, is_priced=True):
+        prices = {MAIN: PriceController.from_price(2.0)} if is_priced else {}
+        control = Control({MAIN: Budgets.parse(text).main}, prices=Prices(prices))
+        return hints(text, Tally(success=[0.0] * 8, use={MAIN: Use(granted=64)}), control)[0]
+
+    said = "under 8 bit/episode: the smallest frame there can be takes 144 bits, and at most 64 can be spent at once"
+    assert said in after_rehearsals("8 bit/episode")
+    assert after_rehearsals("18 bit/episode") == "", "a frame might have found room"
+    assert after_rehearsals("8 bit/episode", is_priced=False) == "", "nobody wanted to say anything"
 
 
 def test_where_value_decides_a_host_whose_messages_are_worth_more_says_more():
@@ -552,6 +588,21 @@ def test_deferred_messages_come_later_and_all_are_counted():
     assert tally.n_deferred > 0
     free = Stage("unlimited", 2, model=model_of(team=Seldom)).play()
     assert tally.n_messages + tally.n_dropped == free.n_messages, "said at once, said later, or never"
+
+
+def test_what_is_never_said_is_noted_in_the_round_after_the_last():
+    rationing = Rationing("value", when_out="defer", defer_rounds=100)
+    stage = Stage("1 bit/step", 2, model=model_of(team=Seldom), rationing=rationing)
+    dropped = "SELECT sequence, n_messages FROM notes WHERE kind = 'dropped' ORDER BY sequence"
+    for end in (10, 20):
+        before = stage.ledger.statement().dropped_messages
+        tally = stage.play()
+        assert max(record.lease.sequence for record in stage.ledger.journal.leases()) == end - 1
+        waiting = sum(stage.runtime.each("desk.n_put_off", [()] * 2))
+        notes = list(stage.ledger.journal.rows(dropped))
+        assert notes[-1] == (end, waiting)
+        assert waiting > 0
+        assert stage.ledger.statement().dropped_messages == before + tally.n_dropped == sum(n for _, n in notes)
 
 
 def test_uncapped_play_asks_each_host_twice_a_step():

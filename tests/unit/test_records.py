@@ -56,6 +56,7 @@ PLAIN = {
             "price": 0.5,
             "bit_price": None,
             "is_binding": True,
+            "hint": "",
         }
     ],
     "allocation": "value",

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from commlib.budget import Budget
+from commlib.compact import compact
 from commlib.config import make_config, write_yaml
 from commlib.errors import ConfigError, RunError
 from commlib.experiments import evidence, figures, page, report
@@ -411,6 +412,40 @@ def test_the_bill_adds_up_to_what_was_spent(runs):
         assert sum(row.spent for row in run.booked.rounds) == spent
 
 
+def add_a_round(folder, number):
+    """After a compaction: 40 bits of agent 0 to agent 1."""
+    with Ledger(Journal(folder.journal)) as ledger:
+        ledger.settle(ledger.lease("host-0", 40, number), [Entry(0, number, number, 0, (1,), 64, 40, 20, "host-0")])
+        ledger.receive([Receipt("host-0", 0, number, number, 0, 1, 64, 40)])
+
+
+def test_what_was_compacted_is_in_the_bill(tmp_path):
+    folder = make_run(tmp_path / "run")
+    whole = read_run(folder).booked
+    assert (whole.compacted, whole.charged) == (0, sum(bill.bits for bill in whole.edges))
+    with Journal(folder.journal) as journal:
+        compact(journal)
+    booked = read_run(folder).booked
+    assert (booked.edges, booked.compacted, booked.charged) == ([], whole.charged, whole.charged)
+    write_report([folder], tmp_path / "all.html")
+    plain = re.sub(r"(<[^>]+>)+", "|", (tmp_path / "all.html").read_text())
+    assert f"compacted|-|{whole.charged:,}|-|100.0 %" in plain
+    assert "No message was charged" not in plain
+
+    add_a_round(folder, 10)
+    booked = read_run(folder).booked
+    assert (booked.compacted, booked.charged) == (whole.charged, whole.charged + 40)
+    write_report([folder], tmp_path / "some.html")
+    plain = re.sub(r"(<[^>]+>)+", "|", (tmp_path / "some.html").read_text())
+    share = 100 * 40 / (whole.charged + 40)
+    assert f"0 → 1|64|40|20|{share:.1f} %" in plain
+    assert f"compacted|-|{whole.charged:,}|-|{100 - share:.1f} %" in plain, "the bill by edge"
+    assert f"compacted|-|{whole.charged:,}|{100 - share:.1f} %|-" in plain, "the bill by agent"
+    assert f"all|{whole.charged + 40:,}|-|" in plain
+    assert "Of what was compacted only the sum is known" in plain
+    assert "that were compacted only the sum is known: they are not in it" in plain
+
+
 def test_spending_is_drawn_against_the_budget_where_there_is_one(runs):
     with_budget, without = figures.budget_over_time(runs[0]), figures.budget_over_time(runs[2])
     assert {"could be spent", "64 bit/step", "spent"} <= texts(with_budget)
@@ -470,7 +505,7 @@ def test_every_budget_has_a_panel_the_binding_one_first_and_prices_stand_beneath
     figures.to_png(figure)
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles == ["3 messages/step", "64 bit/step", "5 s/run", ""]
-    assert figure.axes[-1].get_ylabel() == "price of a unit"
+    assert figure.axes[-1].get_ylabel() == "distortion (or harm)\nper unit"
     lines = {line.get_label(): list(line.get_ydata()) for line in figure.axes[-1].lines}
     assert lines["64 bit/step"] == [0.0] * 6 + [0.5] * 5, "a price holds until the next one, the last one to the end"
     assert len(lines["3 messages/step"]) == 11
@@ -492,7 +527,14 @@ def test_the_page_says_what_each_budget_was_used_for_and_which_one_binds(ratione
     assert "for want of budget|3 messages dropped, 5 degraded, 8 deferred" in plain
     assert "seen by agents|what is left of the budget" in plain
     assert "The bill, by agent" in plain
-    assert "and beneath it what a unit cost" in plain
+    assert "and beneath it what a unit cost, in squared distortion (or harm)" in plain
+
+
+def test_the_page_says_which_budget_had_no_room_for_a_frame(tmp_path):
+    hint = "nothing can be said under 8 bit/step: the smallest frame takes 152 bits"
+    budgets = [budget_line("bits", "8 bit/step", "bits", hint=hint)]
+    write_report([make_run(tmp_path / "run", with_budget=True, budgets=budgets)], tmp_path / "page.html")
+    assert f'<p class="note">{hint}</p>' in (tmp_path / "page.html").read_text()
 
 
 def test_a_page_without_budgets_has_no_section_of_them(runs, tmp_path):

@@ -277,6 +277,20 @@ def test_a_budget_is_full_when_somebodys_part_of_it_is():
     assert (use.wanted, use.spent, use.n_full) == (60, 48, 1)
 
 
+def test_the_least_that_was_wanted_and_the_most_that_was_there_for_it():
+    shop = Shop("100 bit/step, 2 rounds/step, 5 messages/step")
+    shop.till.open(1)
+    for number, wants in enumerate(((60, 0), (0, 0), (48, 70))):
+        shop.till.begin(number, 1)
+        shop.till.lease(number)
+        caps = [(bits, 2 * (bits > 0)) for bits in wants]
+        shop.till.settle(number, [shop.sent(number, host, (0, 0), 0, wanted=cap) for host, cap in enumerate(caps)])
+    use = shop.till.close(3)
+    assert (use[MAIN].least_wanted, use[MAIN].most_held, use[MAIN].wanted) == (48, 50, 178)
+    assert (use["messages/step"].least_wanted, use["messages/step"].most_held) == (2, 3)
+    assert (use["rounds/step"].least_wanted, use["rounds/step"].most_held) == (0, 0)
+
+
 def test_a_host_that_sends_more_than_a_narrow_budget_holds_is_found_out():
     shop = Shop("agent 0: 30 bit/step")
     shop.till.open(1)

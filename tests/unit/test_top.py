@@ -498,8 +498,14 @@ def test_figures_are_whole_in_any_terminal(run, width):
     text = shown(View(run.folder).look(), width)
     for figure in ("12,000", "1,272", "0.125", "binds", "1,092"):
         assert figure in text
+    assert "prices are in squared distortion (or harm) per unit" in text
     assert "\u2026" not in text
     assert max(map(len, text.splitlines())) <= width
+
+
+def test_without_a_price_nothing_is_said_of_prices(run):
+    run.play(1)
+    assert "prices are" not in shown(View(run.folder).look())
 
 
 def test_a_terminal_without_those_characters_gets_plain_ones(run):

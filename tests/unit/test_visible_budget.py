@@ -94,19 +94,19 @@ def test_what_can_be_worked_out_while_learning(text, pools, is_whole):
 
 
 def test_a_purse_empties_as_bits_are_said_and_never_below_nothing():
-    purse = Practice.of(budgets(BUDGET), 32, 16).open(4, is_coded=True, generator=source())
+    money = Practice.of(budgets(BUDGET), 32, 16).open(4, is_coded=True, generator=source())
     seen: ClassVar[list[float]] = []
     for bits in (0.0, 60.0, 120.0, 100.0):
-        purse.pay(bits)
-        seen.append(purse.left(0.5).tolist())
+        money.pay(bits)
+        seen.append(money.left(0.5).tolist())
     assert seen == [[share] * 4 for share in (1.0, 0.75, 0.25, 0.0)], "240 bits for four worlds, whatever the time"
 
 
 def test_the_scarcest_of_several_is_seen():
     practice = Practice.of(budgets("60 bit/episode, 320 bit"), 16, 16)
-    purse = practice.open(16, is_coded=True, generator=source())
-    purse.pay(32.0)
-    assert torch.allclose(purse.left(0.0), torch.full((16,), 0.9)), "of the run a tenth, of the episodes a thirtieth"
+    money = practice.open(16, is_coded=True, generator=source())
+    money.pay(32.0)
+    assert torch.allclose(money.left(0.0), torch.full((16,), 0.9)), "of the run a tenth, of the episodes a thirtieth"
 
 
 def test_the_batches_that_share_a_run_are_all_met():
@@ -118,10 +118,10 @@ def test_the_batches_that_share_a_run_are_all_met():
 
 @pytest.mark.parametrize("text", [BUDGET, "3 messages/episode"])
 def test_before_messages_have_a_rate_every_world_draws_a_pace(text):
-    purse = Practice.of(budgets(text), 32, 16).open(1000, is_coded=False, generator=source())
-    purse.pay(1e9)
-    assert (purse.left(0.0) == 1).all()
-    left = purse.left(1.0)
+    money = Practice.of(budgets(text), 32, 16).open(1000, is_coded=False, generator=source())
+    money.pay(1e9)
+    assert (money.left(0.0) == 1).all()
+    left = money.left(1.0)
     assert float(left.min()) == 0
     assert 0.4 < float((left == 0).float().mean()) < 0.6, f"paces are even in 0..{FASTEST}"
     assert float(left.max()) > 0.99
@@ -130,8 +130,8 @@ def test_before_messages_have_a_rate_every_world_draws_a_pace(text):
 def test_an_allowance_that_is_new_in_every_step_is_always_whole():
     dice = source()
     before = dice.get_state()
-    purse = Practice.of(budgets("64 bit/step"), 32, 16).open(8, is_coded=False, generator=dice)
-    assert (purse.left(1.0) == 1).all()
+    money = Practice.of(budgets("64 bit/step"), 32, 16).open(8, is_coded=False, generator=dice)
+    assert (money.left(1.0) == 1).all()
     assert torch.equal(dice.get_state(), before), "no dice for what is known"
 
 
