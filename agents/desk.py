@@ -287,16 +287,16 @@ class Desk:
         """Contexts [n, P + 1] and codes [n, P] of all messages since `record`, for each round of a step."""
         return [_columns(endpoint) for endpoint in self._endpoints]
 
-    def state(self) -> list[NDArray[np.int64]] | None:
+    def state(self) -> list[tuple[NDArray[np.int64], dict[int, bool]]] | None:
         """What outlasts an episode, so that another desk can go on with the next one; None: a user's team may keep anything."""
         if not isinstance(self._team, LearnedTeam) or self._endpoints[0].recorded is not None:
             return None
-        return [endpoint.usage.copy() for endpoint in self._endpoints]
+        return [endpoint.state() for endpoint in self._endpoints]
 
-    def load_state(self, state: list[NDArray[np.int64]]) -> None:
+    def load_state(self, state: list[tuple[NDArray[np.int64], dict[int, bool]]]) -> None:
         """Go on where another desk stood, with the next episode."""
-        for endpoint, usage in zip(self._endpoints, state, strict=True):
-            endpoint.usage = usage
+        for endpoint, one in zip(self._endpoints, state, strict=True):
+            endpoint.load_state(one)
 
     def usage(self) -> NDArray[np.int64]:
         """How often each code of the last round was sent since the desk was furnished, [P, K]."""

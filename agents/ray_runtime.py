@@ -17,7 +17,8 @@ from uuid import uuid4
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from commlib.errors import CommlibError, HostError, HostLost
 from commlib.records import versions
@@ -41,39 +42,38 @@ class RayRuntime:
         self._n_started = 0
         self._started_ray = _join_or_start()
         self._actors: list[Any] = []
+        self._group: PlacementGroup | None = None
         try:
-            self._cpu_share = _cpu_share(n_hosts)
             check_nodes()
-            self._placement = {"scheduling_strategy": "SPREAD"} if placement == "spread" else {}
-            self._actors = [self._started(host, self._cpu_share) for host in range(n_hosts)]
+            share = _cpu_share(n_hosts)
+            self._group = _placed(n_hosts, share, placement)
+            places = [PlacementGroupSchedulingStrategy(self._group, host) for host in range(n_hosts)]
+            self._actors = [self._started(host, num_cpus=share, scheduling_strategy=places[host]) for host in range(n_hosts)]
             self._wait_for(range(n_hosts))
         except BaseException:
             self.close()
             raise
 
-    def _started(self, host: int, cpu_share: float) -> Any:  # noqa: ANN401
+    def _started(self, host: int, **options: Any) -> Any:  # noqa: ANN401
         from commlib.agents.host import HostProcess
 
         self._n_started += 1
-        options = ray.remote(HostProcess).options(
-            name=f"commlib-{self._id}-host-{host}-{self._n_started}",
-            num_cpus=cpu_share,
-            max_restarts=0,
-            max_task_retries=0,
-            **self._placement,
-        )
-        return options.remote(host)
+        name = f"commlib-{self._id}-host-{host}-{self._n_started}"
+        settled = ray.remote(HostProcess).options(name=name, max_restarts=0, max_task_retries=0, **options)
+        return settled.remote(host)
 
     def _wait_for(self, hosts: Sequence[int]) -> None:
         self._answers([self._actors[host].ping.remote() for host in hosts], START_SECONDS, "start")
 
     def restart(self, hosts: Sequence[int]) -> None:
-        """New, empty hosts in place of these, wherever there is room; what is left of the old ones is killed."""
+        """New, empty hosts in place of these; what is left of the old ones is killed.
+
+        They ask for no CPU: with a node less there may be none free, and a crowded place is better than none.
+        """
         for host in hosts:
             ray.kill(self._actors[host], no_restart=True)
-        share = min(self._cpu_share, _cpu_share(len(hosts)))
         for host in hosts:
-            self._actors[host] = self._started(host, share)
+            self._actors[host] = self._started(host, num_cpus=0)
         self._wait_for(hosts)
 
     def ask(self, hosts: Sequence[int], method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -105,9 +105,28 @@ class RayRuntime:
             return
         for actor in actors:
             ray.kill(actor, no_restart=True)
+        if self._group is not None:
+            remove_placement_group(self._group)
+            self._group = None
         if self._started_ray:
             ray.shutdown()
             self._started_ray = False
+
+
+def _placed(n_hosts: int, cpu_share: float, placement: Placement) -> PlacementGroup:
+    """Room for all hosts at once, or for none.
+
+    Raises:
+        HostError: there is none in time.
+    """
+    group = placement_group([{"CPU": cpu_share}] * n_hosts, strategy=placement.upper())
+    if not group.wait(START_SECONDS):
+        remove_placement_group(group)
+        raise HostError(
+            f"the cluster has no room for {n_hosts} hosts of {cpu_share:g} CPUs each within {START_SECONDS:g} s; wait for what "
+            f"runs there, or take fewer (--hosts)"
+        )
+    return group
 
 
 def _each_answer(pending: list[Any], stop_at: float, seconds: float, what: str) -> list[Any]:
@@ -263,6 +282,13 @@ def _cpu_share(n_hosts: int) -> float:
     return min(1.0, round(0.9 * free / n_hosts, 3))
 
 
+def _versions_there() -> dict[str, str]:
+    """What a node has; made there."""
+    from commlib.records import versions
+
+    return versions()
+
+
 def check_nodes() -> None:
     """Every node of the cluster must have our versions: nodes that disagree about one can disagree about a bit.
 
@@ -273,7 +299,7 @@ def check_nodes() -> None:
     if len(nodes) < 2:
         return
     ours = versions()
-    ask = ray.remote(versions).options(num_cpus=0, max_retries=0)
+    ask = ray.remote(num_cpus=0, max_retries=0)(_versions_there)
     asked = {
         node: ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
         for node in nodes

@@ -87,7 +87,8 @@ class Letter(NamedTuple):
 class Mouth(End):
     """The sending end."""
 
-    _has_greeted: bool = field(default=False, init=False)
+    has_greeted: bool = field(default=False, init=False)
+    """Whether a frame went before: only the first one says everything about itself. Outlasts a reset."""
 
     def frame(self, round_number: int, codes: Codes, context: Codes, spoken: Flags) -> Letter | None:
         """The frame that says `codes` where `spoken` [n]; None if it would only say what is expected."""
@@ -99,12 +100,12 @@ class Mouth(End):
             codes, context = codes[spoken], context[spoken]
         stream = self.codec.encode(codes, context)
         frame = Frame(self.run, round_number, self.index, self.n_frames, silent + stream)
-        return Letter(frame.note() if self._has_greeted else frame.greeting(), 8 * len(stream))
+        return Letter(frame.note() if self.has_greeted else frame.greeting(), 8 * len(stream))
 
     def said(self, codes: Codes, alive: Flags, *, was_sent: bool) -> None:
         """The round is over, and this is what listeners now have."""
         self.n_frames += was_sent
-        self._has_greeted |= was_sent
+        self.has_greeted |= was_sent
         self.turn(codes, alive)
 
 

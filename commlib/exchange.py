@@ -151,6 +151,16 @@ class Endpoint:
             routes = {index: len(self.plan.trunks[index].routes) for index in self.mouths}
             self._waiting = {index: Waiting(n, n_worlds, self.codec.width) for index, n in routes.items()}
 
+    def state(self) -> tuple[NDArray[np.int64], dict[int, bool]]:
+        """What outlasts a reset: how often each code was sent, [P, K], and which trunks were greeted."""
+        return self.usage.copy(), {index: mouth.has_greeted for index, mouth in self.mouths.items()}
+
+    def load_state(self, state: tuple[NDArray[np.int64], dict[int, bool]]) -> None:
+        """Go on where another end stood, with the next batch of episodes."""
+        self.usage, greeted = state
+        for index, mouth in self.mouths.items():
+            mouth.has_greeted = greeted[index]
+
     @property
     def n_put_off(self) -> int:
         """How many messages wait for a later round."""

@@ -15,6 +15,7 @@ from commlib.agents.recovery import Recovering
 from commlib.agents.runtime import LocalRuntime
 from commlib.errors import AgentError, HostError, HostLost
 from commlib.experiments.compose import resolve
+from commlib.experiments.evaluate import evaluate_run_on
 from commlib.experiments.progress import Quiet
 from commlib.experiments.train import run_training
 from commlib.records import RunFolder
@@ -210,6 +211,22 @@ def test_a_run_whose_hosts_die_all_the_time_is_the_same_run(tiny_settings, tmp_p
         for name in ("plain", "mortal")
     ]
     assert curves[0] == curves[1]
+
+
+@pytest.mark.parametrize("when_out", ["drop", "defer"])
+def test_an_evaluation_is_the_same_wherever_a_host_dies_in_it(tiny_settings, tmp_path, when_out):
+    """At every call of two batches in turn; what outlasts a batch is brought back, too."""
+    chosen = {**tiny_settings, "hosts": N_HOSTS, "budget": "30 bit/step", "when_out": when_out, "steps": 640}
+    config = resolve("guide", None, None, chosen)
+    run_training(config, tmp_path / "run", display=Quiet(), runtime=LocalRuntime(N_HOSTS))
+    untroubled = Mortal(N_HOSTS)
+    plain = evaluate_run_on(Recovering(untroubled), tmp_path / "run", config, tmp_path / "plain", Quiet())
+    for call in range(1, untroubled.n_calls, 4):
+        mortal = Mortal(N_HOSTS, [(call, call % N_HOSTS, bool(call % 2))])
+        again = evaluate_run_on(Recovering(mortal), tmp_path / "run", config, tmp_path / f"again-{call}", Quiet())
+        assert again.restarts == 1
+        assert again.journal_digest == plain.journal_digest
+        assert figures(again) == figures(plain)
 
 
 # --- fingerprints
