@@ -4,6 +4,7 @@ A host is a house with some agents in it. It has two rooms: the *learner*, used 
 the agents play for real and every message is a charged frame. The same class serves in process and as a Ray actor.
 """
 
+import os
 from operator import attrgetter
 from typing import Any
 
@@ -55,8 +56,8 @@ class HostProcess(AgentHost):
     """An agent host at the far end of a Ray call."""
 
     def ping(self) -> int:
-        """Answer, once the process is up."""
-        return self.host
+        """Its process, once that is up."""
+        return os.getpid()
 
     def call_packed(self, path: str, arguments: Any) -> Any:  # noqa: ANN401
         """`call` with tensors packed as arrays both ways."""

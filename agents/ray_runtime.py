@@ -31,7 +31,11 @@ INLINE_BYTES = 1 << 20
 
 
 class RayRuntime:
-    """One actor per host. Opened when made; close it when done. Hosts that die stay dead: see `commlib.agents.recovery`."""
+    """One actor per host. Opened when made; close it when done. Hosts that die stay dead: see `commlib.agents.recovery`.
+
+    Attributes:
+        pids: the process of each host, on its node.
+    """
 
     name = "ray"
 
@@ -41,6 +45,7 @@ class RayRuntime:
         self._id = uuid4().hex[:8]
         self._n_started = 0
         self._started_ray = _join_or_start()
+        self.pids = [0] * n_hosts
         self._actors: list[Any] = []
         self._group: PlacementGroup | None = None
         try:
@@ -48,7 +53,9 @@ class RayRuntime:
             share = _cpu_share(n_hosts)
             self._group = _placed(n_hosts, share, placement)
             places = [PlacementGroupSchedulingStrategy(self._group, host) for host in range(n_hosts)]
-            self._actors = [self._started(host, num_cpus=share, scheduling_strategy=places[host]) for host in range(n_hosts)]
+            self._actors = [
+                self._started(host, num_cpus=share, scheduling_strategy=places[host]) for host in range(n_hosts)
+            ]
             self._wait_for(range(n_hosts))
         except BaseException:
             self.close()
@@ -63,7 +70,9 @@ class RayRuntime:
         return settled.remote(host)
 
     def _wait_for(self, hosts: Sequence[int]) -> None:
-        self._answers([self._actors[host].ping.remote() for host in hosts], START_SECONDS, "start")
+        started = self._answers([self._actors[host].ping.remote() for host in hosts], START_SECONDS, "start")
+        for host, pid in zip(hosts, started, strict=True):
+            self.pids[host] = pid
 
     def restart(self, hosts: Sequence[int]) -> None:
         """New, empty hosts in place of these; what is left of the old ones is killed.
@@ -145,7 +154,7 @@ def _each_answer(pending: list[Any], stop_at: float, seconds: float, what: str) 
     for place, ref in enumerate(pending):
         try:
             answers[place] = to_tensors(ray.get(ref, timeout=max(0.0, stop_at - time.monotonic())))
-        except GetTimeoutError:
+        except GetTimeoutError:  # noqa: PERF203 (each answer for itself)
             slow.append(place)
         except RayTaskError as error:
             raise _failure(error, what) from error

@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, compress, repeat
+from typing import cast
 
 import numpy as np
 
@@ -211,12 +213,10 @@ class Till:
         """Whether hosts must say what they want before they are given their allowance."""
         self._routes = [trunk.routes for trunk in plan.trunks]
         self._edges = [
-            {
-                trunk: list(zip(*(column.tolist() for column in edges[:3]), strict=True))
-                for trunk, edges in incoming(plan, host).items()
-            }
+            {trunk: [column.tolist() for column in edges[:3]] for trunk, edges in incoming(plan, host).items()}
             for host in range(n_hosts)
         ]
+        """By host and trunk, of each edge that it hears: route, sender and receiver, as columns."""
         self._holders = [f"host-{host}" for host in range(n_hosts)]
         self._n_alive = 0
 
@@ -386,22 +386,30 @@ class Till:
     def book_receipts(self, number: int, heard_by_host: Sequence[Sequence[Bill]]) -> None:
         """Write down what was heard."""
         self.ledger.receive(
-            receipt
-            for host, bills in enumerate(heard_by_host)
-            for bill in bills
-            for receipt in self._receipts(host, number, bill)
+            chain.from_iterable(
+                self._receipts(host, number, bill) for host, bills in enumerate(heard_by_host) for bill in bills
+            )
         )
 
     def _receipts(self, host: int, number: int, bill: Bill) -> Iterator[Receipt]:
-        """A receipt for each edge to an agent of the host that heard something."""
+        """A receipt for each edge to an agent of the host that heard something; made by columns, since there are many."""
         if bill.trunk not in self._edges[host]:
             raise BudgetError(f"host {host} says it heard trunk {bill.trunk}, which does not lead to it")
-        bits = shares(bill.bits, bill.messages)
-        holder = self._holders[host]
-        epoch = self.ledger.epoch(holder)
-        for route, sender, receiver in self._edges[host][bill.trunk]:
-            if bill.messages[route]:
-                yield Receipt(holder, epoch, number, number, sender, receiver, bill.messages[route], bits[route])
+        routes, senders, receivers = self._edges[host][bill.trunk]
+        holder, bits = self._holders[host], shares(bill.bits, bill.messages)
+        said = [bill.messages[route] for route in routes]
+        rows = zip(
+            repeat(holder),
+            repeat(self.ledger.epoch(holder)),
+            repeat(number),
+            repeat(number),
+            senders,
+            receivers,
+            said,
+            [bits[route] for route in routes],
+            strict=False,
+        )
+        return cast("Iterator[Receipt]", compress(rows, said))
 
     def close(self, number: int, n_put_off: int = 0) -> dict[str, Use]:
         """The episode is over: what its allowances did not use expires. What each account was used for.

@@ -11,36 +11,17 @@ Shapes: W worlds side by side (one), N agents, n agents of a host, K slots of an
 
 from __future__ import annotations
 
-import gc
-import statistics
-import time
 import tracemalloc
-from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from commlib.agent import Spoken
-from commlib.agents.play import PostOffice
-from commlib.agents.runtime import LocalRuntime, Runtime
-from commlib.agents.till import Books, Till
-from commlib.audit import audit
-from commlib.budget import Budget
-from commlib.codec import Codes, Vectors, fresh_context, next_context
-from commlib.codecs.frozen import CodebookQuantiser, TableCodec
-from commlib.codecs.prior import fit_prior
-from commlib.exchange import Bill, Sent
-from commlib.experiments.bench import Laps, Measured, Row, Say, Target, race, table
-from commlib.experiments.model import Model, furnish
-from commlib.journal import Journal
-from commlib.ledger import Ledger
-from commlib.plan import Plan, make_plan
-from commlib.rationing import Rationing, Tariff
-from commlib.topology import FixedTopology, full, knn
+from commlib.agents.runtime import LocalRuntime
+from commlib.experiments.bench import Measured, Row, Say, Target, race, table
+from commlib.experiments.town import Town
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,11 +33,9 @@ TARGETS = {
     "memory_slope": Target(at_most=1.1),
     "audit_differences": Target(at_most=0),
 }
-ALPHABET, WIDTH, N_SENDERS, HOLD = 64, 16, 4, 0.5
 SIZES, FULL_SIZES, N_LAPS = (64, 128, 256, 512, 1024, 2048, 4096, 8192), (16, 32, 64, 128), 9
 MANY = 1024
 """From so many agents on, what a round costs by itself no longer hides how it grows."""
-GRAPHS: dict[str, Callable[[int], FixedTopology]] = {"knn": partial(knn, n_senders=N_SENDERS), "full": full}
 
 
 def measure(seed: int, quick: bool, say: Say) -> Measured:
@@ -67,7 +46,7 @@ def measure(seed: int, quick: bool, say: Say) -> Measured:
         towns = {}
         for graph, n in places:
             say(f"{n} agents, {graph}")
-            towns[f"{graph} {n}"] = Town(graph, n, seed, n_laps, Path(folder))
+            towns[f"{graph} {n}"] = Town(graph, n, seed, n_laps, Path(folder), LocalRuntime(1))
         try:
             for town in towns.values():
                 town.round(0)  # greetings, and rooms that are entered for the first time
@@ -128,143 +107,12 @@ def _tables(rows: list[Row]) -> list[Table]:
     ]
 
 
-# --- a town -----------------------------------------------------------------------------------------------------------
-
-
-class Criers:
-    """Agents that say what they see, and do nothing."""
-
-    def __init__(self, agents: list[int], senders: NDArray[np.int64]) -> None:
-        self.n_agents, self.n_slots = senders.shape
-
-    def reset(self, n_worlds: int) -> None:
-        """They remember nothing."""
-
-    def speak(self, observation: Vectors, elapsed: float) -> Spoken:
-        """The observations [W, n, D], as they are; nobody is silent."""
-        return Spoken(observation.swapaxes(0, 1), np.zeros(observation.shape[1::-1], bool))
-
-    def act(self, inbox: Vectors, uniform: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Nothing, [W, n]; the inbox [W, n, K, D] has arrived."""
-        return np.zeros(uniform.shape, np.int64)
-
-
-class _TimedTill(Till):
-    """Tells how long booking took, in processor seconds."""
-
-    seconds = 0.0
-
-    def settle(self, number: int, sent: Sequence[Sent]) -> None:
-        started = time.thread_time()
-        super().settle(number, sent)
-        self.seconds += time.thread_time() - started
-
-    def book_receipts(self, number: int, heard_by_host: Sequence[Sequence[Bill]]) -> None:
-        started = time.thread_time()
-        super().book_receipts(number, heard_by_host)
-        self.seconds += time.thread_time() - started
-
-
-class Town:
-    """Agents with their graph, hosts, traffic and books, ready for rounds."""
-
-    def __init__(self, graph: str, n_agents: int, seed: int, n_rounds: int, folder: Path) -> None:
-        self.graph, self.n_agents = graph, n_agents
-        draw = np.random.default_rng([seed, n_agents])
-        codec = _codec()
-        codes = held_codes(n_rounds + 1, n_agents, draw)
-        noise = draw.normal(scale=0.01, size=(*codes.shape[:2], WIDTH)).astype(np.float32)
-        self._vectors = codec.quantiser.embed(codes.reshape(-1, 1)).reshape(noise.shape) + noise
-        edges = GRAPHS[graph](n_agents).edges()
-        self.n_edges = len(edges)
-        self._runtime = _hosts(1)
-        plan: Plan = make_plan(edges, (0,) * n_agents, "broadcast")
-        furnish(self._runtime, plan, Model(Criers, codec, edges))
-        self._runtime.each("desk.reset", [(1, Tariff(), Rationing())])
-        self._journal = Journal(folder / f"{graph}-{n_agents}.sqlite")
-        budget = Budget(None)
-        books = Books(Ledger(self._journal, budget=budget))
-        self._post = PostOffice(self._runtime, plan, books)
-        self._post.till = self._till = _TimedTill(books, plan, 1)
-        self._wall: list[float] = []
-        self._wire_bits = self._n_rounds = 0
-
-    def round(self, number: int) -> None:
-        """Everybody says a vector, and hears."""
-        started = time.perf_counter()
-        uniform = np.zeros((1, self.n_agents), np.float32)
-        self._post.till.begin(number, 1)
-        carried, _ = self._post.step(number, self._vectors[number][None], 0.0, np.ones(1, bool), uniform)
-        self._wall.append(time.perf_counter() - started)
-        self._wire_bits += sum(bill.bits for sent in carried[0].sent for bill in sent.bills)
-        self._n_rounds += 1
-
-    def round_after_greeting(self, number: int) -> None:
-        """The same, when round 0 is over."""
-        if number == 0:
-            self._wall, self._wire_bits, self._n_rounds, self._till.seconds = [], 0, 0, 0.0
-        gc.enable()  # a race turns it off; here what it takes to look after many objects is part of the figure
-        try:
-            self.round(number + 1)
-        finally:
-            gc.disable()
-
-    def row(self, laps: Laps) -> Row:
-        """What the rounds came to; the books are audited."""
-        started = time.thread_time()
-        report = audit(self._journal)
-        audited = time.thread_time() - started
-        return {
-            "graph": self.graph,
-            "n_agents": self.n_agents,
-            "n_hosts": 1,
-            "n_edges": self.n_edges,
-            "n_rounds": self._n_rounds,
-            "seconds_per_round": laps.median,
-            "wall_seconds_per_round": statistics.median(self._wall),
-            "messages_per_second": self.n_edges / statistics.median(self._wall),
-            "booking_share": self._till.seconds / sum(laps.seconds),
-            "wire_bits_per_agent": self._wire_bits / self._n_rounds / self.n_agents,
-            "audit_seconds_per_round": audited / (self._n_rounds + 1),
-            "audit_differences": len(report.differences),
-        }
-
-    def close(self) -> None:
-        """Hosts and books."""
-        self._runtime.close()
-        self._journal.close()
-
-
-def _hosts(n_hosts: int) -> Runtime:
-    """Where the agents live. `RayRuntime` has the same calls: a bench over actors begins here and in `Town`'s plan."""
-    return LocalRuntime(n_hosts)
-
-
-def held_codes(n_rounds: int, n: int, draw: np.random.Generator) -> Codes:
-    """Codes [n_rounds, n, 1] of which half are those of the round before."""
-    codes = draw.integers(0, ALPHABET, (n_rounds, n, 1))
-    is_held = draw.random(codes.shape) < HOLD
-    for number in range(1, n_rounds):
-        codes[number] = np.where(is_held[number], codes[number - 1], codes[number])
-    return codes
-
-
-@lru_cache
-def _codec() -> TableCodec:
-    """A codebook of 64 vectors, and a prior that was counted from such traffic."""
-    draw = np.random.default_rng(0)
-    seen = held_codes(200, 500, draw)
-    before = np.concatenate([fresh_context(500, 1)[None], next_context(np.zeros((199, 500, 2), np.int64), seen[:-1])])
-    prior = fit_prior(seen.reshape(-1, 1), before.reshape(-1, 2), ALPHABET, "previous")
-    return TableCodec("vq", CodebookQuantiser(draw.normal(size=(ALPHABET, WIDTH)).astype(np.float32)), prior)
-
-
 def _peak_bytes(graph: str, n_agents: int, seed: int) -> int:
     """The most memory that a town takes while it is built and plays two rounds: Python's and numpy's, not SQLite's."""
     with TemporaryDirectory() as folder:
         tracemalloc.start()
         try:
-            town = Town(graph, n_agents, seed, 2, Path(folder))
+            town = Town(graph, n_agents, seed, 2, Path(folder), LocalRuntime(1))
             try:
                 for number in range(2):
                     town.round(number)

@@ -637,9 +637,10 @@ def _doctor(argv: list[str]) -> int:
 def _bench(argv: list[str]) -> int:
     parser = _Parser("commlib bench", description="Measure one thing on this machine, side by side with its rivals.")
     parser.add_argument(
-        "name", metavar="NAME", help="codec, wire, shannon, collapse, scale, tiers, allocation, price or ledger"
+        "name", metavar="NAME", help="codec, wire, shannon, collapse, scale, ray, tiers, allocation, price or ledger"
     )
     parser.add_argument("--chaos", action="store_true", help="of the ledger: its hosts and its own process are killed")
+    parser.add_argument("--runtime", choices=["local", "ray"], default="local", help="of scale: where the agents live")
     parser.add_argument("--plot", metavar="FILE.png", type=_png_file, help="draw the figure into this file")
     parser.add_argument("--quick", action="store_true", help="little of everything, in seconds: a try, no measurement")
     parser.add_argument("--seed", type=int, default=0)
@@ -649,7 +650,12 @@ def _bench(argv: list[str]) -> int:
 
     if known.chaos and known.name != "ledger":
         raise ConfigError(f"there is no chaos in the bench {known.name!r}; write commlib bench ledger --chaos")
-    name = "chaos" if known.chaos else known.name
+    if known.runtime == "ray" and known.name not in ("scale", "ray"):
+        raise ConfigError(f"the bench {known.name!r} has no --runtime to choose; leave it out")
+    if known.runtime == "ray" and known.name == "scale":
+        name = "scale-ray"
+    else:
+        name = "chaos" if known.chaos else known.name
     bench.find(name)
     from commlib.experiments.evaluate import command_line
     from commlib.experiments.progress import make_display

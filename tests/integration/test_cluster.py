@@ -41,7 +41,9 @@ def settings(tiny_settings):
 @pytest.fixture(scope="module")
 def local(settings, tmp_path_factory):
     """The run in this process."""
-    return run_training(resolve("guide", None, None, settings), tmp_path_factory.mktemp("local") / "run", display=Quiet())
+    return run_training(
+        resolve("guide", None, None, settings), tmp_path_factory.mktemp("local") / "run", display=Quiet()
+    )
 
 
 def figures(result):
@@ -77,7 +79,9 @@ def test_a_node_with_another_version_is_named_before_anything_starts(cluster, mo
         ray_runtime.check_nodes()
 
 
-def test_three_nodes_write_the_books_of_one_process_and_so_do_two_after_one_was_killed(cluster, settings, local, tmp_path):
+def test_three_nodes_write_the_books_of_one_process_and_so_do_two_after_one_was_killed(
+    cluster, settings, local, tmp_path
+):
     """In the second run the node of a host is killed once training goes; its host comes back on another one."""
     config = resolve("guide", None, None, {**settings, "runtime": "ray"})
     runtime, said = RayRuntime(N_HOSTS, placement="spread"), []

@@ -277,7 +277,7 @@ def test_where_hosts_may_not_be_restarted_a_death_ends_the_run(runtime):
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
 def test_hosts_that_are_killed_or_stopped_in_the_middle_change_nothing(runs, runtime, settings, tmp_path, blow):
     """Training and evaluation, two blows once it goes; the books and the figures are those of a quiet run."""
-    folder, local, _ = runs
+    _, local, _ = runs
     said = []
     mortal = RayRuntime(N_HOSTS)
     recovering = Recovering(mortal, say=said.append)

@@ -537,7 +537,7 @@ def test_a_budget_without_room_for_a_frame_is_told_with_the_smallest_one():
 
 def test_a_price_that_left_nothing_to_want_is_seen_through():
     def after_rehearsals(text, *, is_priced=True):
-        prices = {MAIN: PriceController.from_price(2.0)} if is_priced else {}
+        prices = {MAIN: PriceController.on_ladder([(2.0, 10.0)])} if is_priced else {}
         control = Control({MAIN: Budgets.parse(text).main}, prices=Prices(prices))
         return hints(text, Tally(success=[0.0] * 8, use={MAIN: Use(granted=64)}), control)[0]
 

@@ -45,7 +45,7 @@ class Mortal:
         answers, lost = [None] * len(hosts), []
         for place, (host, args) in enumerate(zip(hosts, arguments, strict=True)):
             dies_late = (number, host, True) in self.deaths
-            if not (number, host, False) in self.deaths:
+            if (number, host, False) not in self.deaths:
                 answers[place] = copy.deepcopy(self.hosts[host].call(method, *copy.deepcopy(args)))
             if dies_late or (number, host, False) in self.deaths:
                 self.hosts[host], answers[place] = None, None

@@ -1,0 +1,120 @@
+"""What a round costs over Ray as agents grow many: `commlib bench scale --runtime ray`.
+
+The towns of the bench of scale, each agent heard by its four nearest, on two hosts in processes of their own: everybody
+says a vector, half of them a new one; frames are paid for and carried by the driver, and receipts come back to its journal.
+One world. Time is by the clock, from the vectors of a round to its last receipt, and memory is that of the driver and of the
+hosts, less what they take with a town of a few agents.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from commlib.agents.recovery import Recovering
+from commlib.experiments.bench import Measured, Row, Say, Target, race, table
+from commlib.experiments.town import Town
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SIZES, N_HOSTS, N_LAPS = (625, 1_250, 2_500, 5_000, 10_000, 20_000), 2, 9
+NAMED = 10_000
+FEW = 64
+TARGETS = {
+    "messages_per_second": Target(at_least=200_000),
+    "slope": Target(at_most=1.1),
+    "audit_differences": Target(at_most=0),
+}
+
+
+def measure(seed: int, quick: bool, say: Say) -> Measured:
+    """One size after the other, each on hosts of its own."""
+    from commlib.agents.ray_runtime import OnRay, RayRuntime
+
+    sizes, n_laps = ((64, 256, 1024), 2) if quick else (SIZES, N_LAPS)
+    rows: list[Row] = []
+    with TemporaryDirectory() as folder, OnRay(N_HOSTS):
+        before = 0
+        for n in (FEW, *sizes):
+            say(f"{n:,} agents on {N_HOSTS} hosts")
+            gc.collect()
+            hosts = RayRuntime(N_HOSTS)
+            town = Town("knn", n, seed, n_laps, Path(folder) / _made(folder, n), Recovering(hosts))
+            try:
+                town.round(0)
+                laps = race({"ray": town.round_after_greeting}, n_calls=1, n_laps=n_laps, clock=time.perf_counter)
+                row = town.row(laps["ray"])
+                n_bytes = sum(map(_resident_bytes, (os.getpid(), *hosts.pids)))
+            finally:
+                town.close()
+            if len(rows) == 0 and not before:
+                before = n_bytes
+                continue
+            rows.append({**row, "bytes": n_bytes, "bytes_per_agent": max(0, n_bytes - before) / n})
+    return Measured(rows, _summary(rows), [_table(rows)])
+
+
+def _resident_bytes(pid: int) -> int:
+    """What a process has in memory."""
+    return os.sysconf("SC_PAGE_SIZE") * int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+
+
+def _made(folder: str, n_agents: int) -> str:
+    """A folder for the books of a town."""
+    name = f"of-{n_agents}"
+    (Path(folder) / name).mkdir(exist_ok=True)
+    return name
+
+
+def _summary(rows: Sequence[Row]) -> Row:
+    named = min(rows, key=lambda row: abs(row["n_agents"] - NAMED))
+    return {
+        "messages_per_second": named["messages_per_second"],
+        "said_per_second": named["said_per_second"],
+        "slope": _slope(rows, "n_edges", "wall_seconds_per_round"),
+        "milliseconds_per_round": 1000 * named["wall_seconds_per_round"],
+        "n_agents": named["n_agents"],
+        "bytes_per_agent": named["bytes_per_agent"],
+        "booking_share": named["booking_share"],
+        "audit_differences": sum(row["audit_differences"] for row in rows),
+    }
+
+
+def _slope(rows: Sequence[Row], x: str, y: str) -> float:
+    """The slope of y against x on logarithmic axes, by least squares."""
+    across, up = (np.log([float(row[key]) for row in rows]) for key in (x, y))
+    return float(np.polyfit(across, up, 1)[0])
+
+
+def _table(rows: Sequence[Row]) -> Any:  # noqa: ANN401 (a rich table)
+    columns = {
+        "n_agents": "agents",
+        "n_edges": "open edges",
+        "milliseconds": "ms per round",
+        "messages_per_second": "messages/s",
+        "said_per_second": "of them news/s",
+        "booking_share": "of it booking",
+        "bytes_per_agent": "bytes per agent",
+    }
+    shown = [{**row, "milliseconds": 1000 * row["wall_seconds_per_round"]} for row in rows]
+    return table(f"each agent hears its four nearest, {N_HOSTS} hosts", columns, shown)
+
+
+def draw(rows: Sequence[Row]) -> Figure:
+    """Time of a round over open edges."""
+    from commlib.experiments.bench_figures import Line, lines
+
+    measured = [(row["n_edges"], 1000 * row["wall_seconds_per_round"]) for row in rows]
+    per_edge = measured[-1][1] / measured[-1][0]
+    linear = Line("linear", [(n, per_edge * n) for n, _ in (measured[0], measured[-1])], is_bound=True)
+    return lines(
+        {"a round": [linear, Line("two hosts", measured)]}, "open edges", "milliseconds", log_x=True, log_y=True
+    )
