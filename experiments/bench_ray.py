@@ -8,9 +8,10 @@ Three ways to bring the same messages to the same listeners, in turn, lap by lap
     in process   as ours, without Ray
 
 Everybody hears everybody, and worlds are played side by side, as evaluation does: 16 of them, and for comparison one, where
-what a round costs by itself (its books above all) is not shared by any other world. A message counts where it says something and its listener has it: silence counts on neither
-side. What a frame takes on the socket is counted by the machine's own network interfaces, less what they count in as long
-a time without rounds; the frame's own size stands beside it.
+what a round costs by itself (its books above all) is not shared by any other world. A message counts where it says
+something and its listener has it: silence counts on neither side. What a frame takes on the socket is counted by the
+machine's own network interfaces, less what they count in as long a time without rounds; the frame's own size stands beside
+it. With the frames travel observations and actions, for the driver steps the world.
 """
 
 from __future__ import annotations

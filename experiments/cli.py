@@ -652,10 +652,8 @@ def _bench(argv: list[str]) -> int:
         raise ConfigError(f"there is no chaos in the bench {known.name!r}; write commlib bench ledger --chaos")
     if known.runtime == "ray" and known.name not in ("scale", "ray"):
         raise ConfigError(f"the bench {known.name!r} has no --runtime to choose; leave it out")
-    if known.runtime == "ray" and known.name == "scale":
-        name = "scale-ray"
-    else:
-        name = "chaos" if known.chaos else known.name
+    name = "chaos" if known.chaos else known.name
+    name = "scale-ray" if (known.name, known.runtime) == ("scale", "ray") else name
     bench.find(name)
     from commlib.experiments.evaluate import command_line
     from commlib.experiments.progress import make_display
