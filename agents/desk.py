@@ -22,31 +22,36 @@ from commlib.agent import BatchedTeam, ReplyingTeam, Spoken
 from commlib.agents.policy import Policy, PolicySpec, may_speak, older, with_age
 from commlib.codec import Codes, FrozenCodec, Vectors, fresh_context
 from commlib.errors import AgentError
-from commlib.exchange import Bill, Endpoint, Sent
+from commlib.exchange import Bill, Endpoint, Received, Sent
 from commlib.gate import Gate
 from commlib.plan import Plan
 from commlib.rationing import Allowance, Claims, Rationing, Scope, Tariff
 
 
 class Acted(NamedTuple):
-    """What a host does after hearing: actions int64 [W, n], and receipts for what it heard."""
+    """What a host does after hearing: actions int64 [W, n], receipts for what it heard, trunks that it could not read."""
 
     action: NDArray[np.int64]
     heard: list[Bill]
+    unread: tuple[int, ...] = ()
 
 
 class Replied(NamedTuple):
-    """What a host says in the next round of a step, and receipts for what it heard in this one."""
+    """What a host says in the next round of a step, receipts for what it heard in this one, trunks that it could not read."""
 
     sent: Sent
     heard: list[Bill]
+    unread: tuple[int, ...] = ()
 
 
 class Redrafted(NamedTuple):
-    """What a host wants to say in the next round, of each pool, and receipts for what it heard in this one."""
+    """What a host wants to say in the next round, of each pool, receipts for what it heard in this one, trunks that it could
+    not read.
+    """
 
     claims: list[Claims]
     heard: list[Bill]
+    unread: tuple[int, ...] = ()
 
 
 class LearnedTeam:
@@ -234,24 +239,24 @@ class Desk:
         self, round_number: int, frames: dict[int, bytes], alive: NDArray[np.bool_], allowance: Allowance | None
     ) -> Replied:
         """Frames of a round to those of the next, which has this number, and receipts."""
-        heard = self._redraft(round_number, frames, alive)
-        return Replied(self.post(allowance), heard)
+        received = self._redraft(round_number, frames, alive)
+        return Replied(self.post(allowance), received.heard, received.unread)
 
     def redraft(
         self, round_number: int, frames: dict[int, bytes], alive: NDArray[np.bool_], scopes: Sequence[Scope]
     ) -> Redrafted:
         """Frames of a round to what the agents want to send in the next one, which has this number, and receipts."""
-        heard = self._redraft(round_number, frames, alive)
-        return Redrafted(self._endpoint.claims(scopes), heard)
+        received = self._redraft(round_number, frames, alive)
+        return Redrafted(self._endpoint.claims(scopes), received.heard, received.unread)
 
-    def _redraft(self, round_number: int, frames: dict[int, bytes], alive: NDArray[np.bool_]) -> list[Bill]:
+    def _redraft(self, round_number: int, frames: dict[int, bytes], alive: NDArray[np.bool_]) -> Received:
         received = self._endpoint.receive(round_number - 1, frames, alive)
         if not isinstance(self._team, ReplyingTeam):
             raise AgentError(f"a {type(self._team).__name__} has no method reply; give its steps one round of messages")
         spoken = self._team.reply(received.inbox, self._endpoint.delivered())
         self._nth += 1
         self._endpoint.draft(round_number, spoken, alive)
-        return received.heard
+        return received
 
     def post(self, allowance: Allowance | None) -> Sent:
         """What was drafted, or what is allowed of it, as paid frames."""
@@ -276,7 +281,7 @@ class Desk:
                 f"play with n_rounds={len(self._endpoints)}"
             )
         received = self._endpoints[-1].receive(round_number, frames, alive)
-        return Acted(self._team.act(received.inbox, uniform), received.heard)
+        return Acted(self._team.act(received.inbox, uniform), received.heard, received.unread)
 
     def record(self) -> None:
         """Keep a record of all messages from now on."""

@@ -22,10 +22,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from commlib.agents.desk import Acted, Redrafted, Replied
 from commlib.agents.runtime import Runtime
-from commlib.agents.till import Books, Till, Use
+from commlib.agents.till import Books, Missed, Till, Use
+from commlib.channel import Channel, MarkovChannel
 from commlib.errors import BudgetError, OverBudget
 from commlib.exchange import Sent
+from commlib.journal import LOST, UNREAD
 from commlib.plan import Plan
 from commlib.rationing import Allowance, Claims, Tariff
 from commlib.world import BudgetSeen, World
@@ -45,6 +48,7 @@ class Tally:
         n_slots: agent-steps in which an agent could have spoken.
         n_frames, n_rounds: frames sent, and rounds in which some could have been.
         n_dropped: messages that were never said, because an allowance was too small.
+        n_lost: frames that got lost on the way to a host; n_unread: that arrived and could not be read, because of it.
         n_degraded: messages told more coarsely, for the same reason; n_deferred: messages put off, whether or not said later.
         left: what the accounts of the run have left afterwards, by name.
         use: what each account was used for, by name.
@@ -62,6 +66,8 @@ class Tally:
     n_frames: int = 0
     n_rounds: int = 0
     n_dropped: int = 0
+    n_lost: int = 0
+    n_unread: int = 0
     n_degraded: int = 0
     n_deferred: int = 0
     left: dict[str, int] = field(default_factory=dict)
@@ -69,10 +75,11 @@ class Tally:
 
 
 class Carried(NamedTuple):
-    """One round that is over: what each host sent, and the frames by trunk."""
+    """One round that is over: what each host sent, the frames by trunk, and what arrived of them, by host."""
 
     sent: list[Sent]
     frames: dict[int, bytes]
+    bags: list[dict[int, bytes]]
 
 
 class Step(NamedTuple):
@@ -105,6 +112,7 @@ def play(
     generator: torch.Generator,
     n_rounds: int = 1,
     n_signals: int = 0,
+    channel: Channel | None = None,
     watcher: Watcher | None = None,
 ) -> Tally:
     """Play one batch of `n_worlds` episodes over the hosts of a runtime whose desks are furnished.
@@ -119,7 +127,10 @@ def play(
     runtime.each("desk.reset", [(n_worlds, tariff, books.rationing)] * n_hosts)
     post = PostOffice(runtime, plan, books, n_rounds)
     tally = Tally()
-    dice = torch.Generator().manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    dice = torch.Generator().manual_seed(seed)
+    if channel is not None:
+        post.weather(channel, seed)
     total, length = np.zeros(n_worlds), np.zeros(n_worlds, np.int64)
     step = world.reset(n_worlds, generator)
     post.till.open(n_worlds)
@@ -146,6 +157,7 @@ def play(
             watcher(Step(number, t, alive, active, observation, uniform, rounds, action))
     n_put_off = sum(runtime.each("desk.n_put_off", [()] * n_hosts)) if books.rationing.when_out == "defer" else 0
     tally.n_dropped += n_put_off
+    tally.n_lost, tally.n_unread = post.n_lost, post.n_unread
     tally.left = post.till.left()
     tally.use = post.till.close(end, n_put_off)
     tally.success = world.success().float().tolist()
@@ -160,6 +172,13 @@ class PostOffice:
         self._runtime, self._plan, self._n_rounds = runtime, plan, n_rounds
         self._blocks = [plan.agents_of(host) for host in range(runtime.n_hosts)]
         self.till = Till(books, plan, runtime.n_hosts, n_rounds)
+        self.n_lost = self.n_unread = 0
+        self._lines: dict[tuple[int, int], MarkovChannel] = {}
+
+    def weather(self, channel: Channel, seed: int) -> None:
+        """From now on frames between hosts get lost."""
+        hosts = range(self._runtime.n_hosts)
+        self._lines = {(s, t): channel.between(s, t, seed) for s in hosts for t in hosts if s != t}
 
     def step(
         self,
@@ -182,24 +201,22 @@ class PostOffice:
         carried = [self._carried(number, sent)]
         for later in range(number + 1, number + self._n_rounds):
             self.till.begin(later, int(alive.sum()))
-            carried.append(self._next(later, alive, carried[-1].frames))
+            carried.append(self._next(later, alive, carried[-1]))
         last = number + self._n_rounds - 1
-        bags = self._bags(carried[-1].frames)
-        acted = self._runtime.each(
-            "desk.act", [(last, bag, alive, uniform[:, block]) for bag, block in zip(bags, self._blocks, strict=True)]
-        )
-        self.till.book_receipts(last, [a.heard for a in acted])
+        arrived = zip(carried[-1].bags, self._blocks, strict=True)
+        acted = self._runtime.each("desk.act", [(last, bag, alive, uniform[:, block]) for bag, block in arrived])
+        self._book_heard(last, carried[-1], acted)
         return carried, np.concatenate([a.action for a in acted], 1)
 
-    def _next(self, number: int, alive: NDArray[np.bool_], frames: dict[int, bytes]) -> Carried:
+    def _next(self, number: int, alive: NDArray[np.bool_], before: Carried) -> Carried:
         """Another round of the same step, with this number, after the frames of the last one."""
-        bags = [(number, bag, alive) for bag in self._bags(frames)]
+        bags = [(number, bag, alive) for bag in before.bags]
         if self.till.needs_claims:
             redrafted = self._runtime.each("desk.redraft", [(*bag, self.till.scopes) for bag in bags])
-            self.till.book_receipts(number - 1, [r.heard for r in redrafted])
+            self._book_heard(number - 1, before, redrafted)
             return self._carried(number, self._posted(number, [r.claims for r in redrafted]))
         replied = self._allowed("desk.reply", bags, self.till.lease(number))
-        self.till.book_receipts(number - 1, [r.heard for r in replied])
+        self._book_heard(number - 1, before, replied)
         return self._carried(number, [r.sent for r in replied])
 
     def _posted(self, number: int, claims: list[list[Claims]]) -> list[Sent]:
@@ -219,18 +236,34 @@ class PostOffice:
             raise
 
     def _carried(self, number: int, sent: list[Sent]) -> Carried:
-        """Pay for what hosts hand over."""
+        """Pay for what hosts hand over, and carry it."""
         check_bills(self._plan, sent)
         self.till.settle(number, sent)
-        return Carried(sent, {index: data for s in sent for index, data in s.frames.items()})
-
-    def _bags(self, frames: dict[int, bytes]) -> list[dict[int, bytes]]:
-        """The frames that each host may hear."""
+        frames = {index: data for s in sent for index, data in s.frames.items()}
         bags: list[dict[int, bytes]] = [{} for _ in self._blocks]
         for index, data in frames.items():
-            for host in self._plan.trunks[index].targets:
-                bags[host][index] = data
-        return bags
+            trunk = self._plan.trunks[index]
+            for host in trunk.targets:
+                line = self._lines.get((trunk.source, host))
+                if line is None or line.passes():
+                    bags[host][index] = data
+        return Carried(sent, frames, bags)
+
+    def _book_heard(self, number: int, carried: Carried, answers: Sequence[Acted | Replied | Redrafted]) -> None:
+        """Book what hosts heard of what was carried; what got lost or could not be read has the bill of its sender."""
+        missed: list[Missed] = []
+        if self._lines:
+            bills = {bill.trunk: bill for sent in carried.sent for bill in sent.bills}
+            lost = [
+                Missed(host, bills[index], LOST)
+                for index in carried.frames
+                for host in self._plan.trunks[index].targets
+                if index not in carried.bags[host]
+            ]
+            unread = [Missed(host, bills[index], UNREAD) for host, one in enumerate(answers) for index in one.unread]
+            self.n_lost, self.n_unread = self.n_lost + len(lost), self.n_unread + len(unread)
+            missed = lost + unread
+        self.till.book_receipts(number, [one.heard for one in answers], missed)
 
 
 def check_bills(plan: Plan, sent: list[Sent]) -> None:

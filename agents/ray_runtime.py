@@ -128,7 +128,7 @@ def _placed(n_hosts: int, cpu_share: float, placement: Placement) -> PlacementGr
     Raises:
         HostError: there is none in time.
     """
-    group = placement_group([{"CPU": cpu_share}] * n_hosts, strategy=placement.upper())
+    group: PlacementGroup = placement_group([{"CPU": cpu_share}] * n_hosts, strategy=placement.upper())
     if not group.wait(START_SECONDS):
         remove_placement_group(group)
         raise HostError(

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, compress, repeat
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -99,6 +99,14 @@ class Use:
             self.wanted += wanted
             self.least_wanted = min(wanted, self.least_wanted or wanted)
             self.most_held = max(held, self.most_held)
+
+
+class Missed(NamedTuple):
+    """A frame that a host did not hear: whose, its sender's bill, and who signs for it (`LOST` or `UNREAD`)."""
+
+    host: int
+    bill: Bill
+    signed: str
 
 
 class Account:
@@ -383,20 +391,24 @@ class Till:
             if n:
                 yield Entry(lease.epoch, number, number, sender, receivers, n, cost, payload, lease.holder)
 
-    def book_receipts(self, number: int, heard_by_host: Sequence[Sequence[Bill]]) -> None:
-        """Write down what was heard."""
-        self.ledger.receive(
-            chain.from_iterable(
-                self._receipts(host, number, bill) for host, bills in enumerate(heard_by_host) for bill in bills
-            )
-        )
+    def book_receipts(
+        self, number: int, heard_by_host: Sequence[Sequence[Bill]], missed: Sequence[Missed] = ()
+    ) -> None:
+        """Write down what was heard, and what was not."""
+        rows = [
+            self._receipts(host, number, bill, self._holders[host])
+            for host, bills in enumerate(heard_by_host)
+            for bill in bills
+        ]
+        rows += [self._receipts(host, number, bill, signed) for host, bill, signed in missed]
+        self.ledger.receive(chain.from_iterable(rows))
 
-    def _receipts(self, host: int, number: int, bill: Bill) -> Iterator[Receipt]:
-        """A receipt for each edge to an agent of the host that heard something; made by columns, since there are many."""
+    def _receipts(self, host: int, number: int, bill: Bill, holder: str) -> Iterator[Receipt]:
+        """A receipt for each edge to an agent of the host on which something was said; by columns, since there are many."""
         if bill.trunk not in self._edges[host]:
             raise BudgetError(f"host {host} says it heard trunk {bill.trunk}, which does not lead to it")
         routes, senders, receivers = self._edges[host][bill.trunk]
-        holder, bits = self._holders[host], shares(bill.bits, bill.messages)
+        bits = shares(bill.bits, bill.messages)
         said = [bill.messages[route] for route in routes]
         rows = zip(
             repeat(holder),

@@ -16,7 +16,9 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from commlib.journal import (
+    LOST,
     MAIN,
+    UNREAD,
     CarriedAccount,
     CarriedEdge,
     Entry,
@@ -47,9 +49,9 @@ class Difference(NamedTuple):
 class AuditReport(NamedTuple):
     """What the audit found; the books agree when `differences` is empty. All sizes are in bits.
 
-    `bits_received` counts a broadcast once for each that heard it. `bits_unaccounted` is what fenced and expired leases
-    held and nobody debited; `bits_recovered` is the part of it that receivers heard. `accounts` has the sums of every
-    account, in its own units, of which `statement` is the main one. `explanations` says in words what is out of the
+    `bits_received` counts a broadcast once for each that heard it, or missed it. `bits_unaccounted` is what fenced and
+    expired leases held and nobody debited; `bits_recovered` is the part of it that receivers heard. `accounts` has the sums
+    of every account, in its own units, of which `statement` is the main one. `explanations` says in words what is out of the
     ordinary and yet in order: leases that were fenced, expired, settled late or are open, and compactions.
     """
 
@@ -73,13 +75,14 @@ class Heard(NamedTuple):
 
 
 class Round(NamedTuple):
-    """All slips of one round, and what they come to for each edge."""
+    """All slips of one round, and what they come to for each edge; of the receipts, what was `LOST` or `UNREAD`."""
 
     number: int
     entries: list[Entry]
     n_receipts: int
     debits: dict[Edge, Heard]
     receipts: dict[Edge, list[Heard]]
+    missed: dict[str, Heard]
 
     @property
     def unmatched(self) -> list[Edge]:
@@ -138,6 +141,7 @@ def rounds(journal: Journal) -> Iterator[Round]:
         n_receipts = 0
         debits: dict[Edge, Heard] = defaultdict(lambda: Heard(0, 0))
         receipts: dict[Edge, list[Heard]] = defaultdict(list)
+        missed: dict[str, Heard] = {}
         for slip in group:
             if isinstance(slip, Entry):
                 entries.append(slip)
@@ -148,7 +152,10 @@ def rounds(journal: Journal) -> Iterator[Round]:
             else:
                 n_receipts += 1
                 receipts[Edge(slip.sender, slip.receiver)].append(Heard(slip.n_messages, slip.bits))
-        yield Round(number, entries, n_receipts, debits, receipts)
+                if slip.holder in (LOST, UNREAD):
+                    n, bits = missed.get(slip.holder, (0, 0))
+                    missed[slip.holder] = Heard(n + slip.n_messages, bits + slip.bits)
+        yield Round(number, entries, n_receipts, debits, receipts, missed)
 
 
 def scope_of(terms: Terms) -> Callable[[Entry], int]:
@@ -173,6 +180,7 @@ class _Slips:
         carried, carried_main = journal.carried(), journal.carried_accounts().get(MAIN, CarriedAccount())
         self.n_entries = carried_main.n_entries
         self.n_receipts, self.debited, self.received, self.recovered = carried[3:] if carried else (0, 0, 0, 0)
+        self.missed = {LOST: Heard(0, 0), UNREAD: Heard(0, 0)}
         self.is_by_round = carried is None or carried.is_by_round
         self.used: dict[str, dict[int, int]] = {account: defaultdict(int) for account in compared}
         self.differences: list[Difference] = [
@@ -190,6 +198,9 @@ class _Slips:
         self.n_receipts += lot.n_receipts
         self.debited += sum(entry.bits for entry in lot.entries)
         self.received += sum(heard.bits for edge in lot.receipts.values() for heard in edge)
+        for holder, (n_messages, bits) in lot.missed.items():
+            before = self.missed[holder]
+            self.missed[holder] = Heard(before.n_messages + n_messages, before.bits + bits)
         for entry in lot.entries:
             self.is_by_round = self.is_by_round and entry.sequence == number
             for used, uses in scopes:
@@ -353,6 +364,10 @@ def _explanations(
                 )
     if slips.recovered:
         yield f"receivers heard {slips.recovered} bits of what fenced and expired leases held, and nobody debited them"
+    if slips.missed[LOST].n_messages:
+        yield f"{_sized(slips.missed[LOST])} got lost on the way to a listener; they stay charged"
+    if slips.missed[UNREAD].n_messages:
+        yield f"{_sized(slips.missed[UNREAD])} arrived and could not be read, since something that they build on was lost"
     if n_compacted:
         yield f"{n_compacted} entries and their receipts were compacted: of these only the sums can be reconciled"
 

@@ -10,6 +10,7 @@ theirs: in the fair and the bad state the chain spends an equal share of the tim
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,6 +40,54 @@ def transitions(loss: float) -> NDArray[np.float64]:
     return np.array([[1 - worsens, worsens, 0], [CHANGE, 1 - 2 * CHANGE, CHANGE], [0, CHANGE, 1 - CHANGE]])
 
 
+@dataclass(frozen=True)
+class Channel:
+    """What lies between any two hosts: the mean share of frames that get lost, in bursts; and how links live with it.
+
+    Frames within a host cross no channel. What was lost stays charged.
+
+    >>> Channel.parse("loss=8.2%")
+    Channel(loss=0.082, refresh=5)
+    >>> str(Channel.parse("loss=0.5 %, refresh=10"))
+    'loss=0.5%, refresh=10'
+
+    Attributes:
+        loss: 0 to 0.4.
+        refresh: every so many rounds all links start afresh, so that a listener who missed something catches up; 0: never.
+    """
+
+    loss: float
+    refresh: int = 5
+
+    @classmethod
+    def parse(cls, text: str) -> Channel:
+        """Read "loss=8.2%" or "loss=8.2%, refresh=10"; raises ConfigError."""
+        settings: dict[str, float | int] = {}
+        for part in text.split(","):
+            match = re.fullmatch(r"\s*(loss|refresh)\s*=\s*(\d+(?:\.\d+)?)\s*(%?)\s*", part, re.ASCII)
+            if match is None or match[1] in settings or (match[1] == "refresh") > (match[2].isdigit() and not match[3]):
+                raise ConfigError(f"cannot read {part.strip()!r} of a channel; write it like 'loss=8.2%, refresh=5'")
+            settings[match[1]] = int(match[2]) if match[1] == "refresh" else float(match[2]) / (100 if match[3] else 1)
+        if "loss" not in settings:
+            raise ConfigError(f"the channel {text!r} does not say what it loses; write it like 'loss=8.2%'")
+        channel = cls(**settings)  # type: ignore[arg-type]
+        check_loss(channel.loss)
+        return channel
+
+    def __str__(self) -> str:
+        return f"loss={100 * self.loss:g}%, refresh={self.refresh}"
+
+    def between(self, source: int, target: int, *seed: int) -> MarkovChannel:
+        """The line from one host to another; each has weather of its own."""
+        return MarkovChannel(self.loss, np.random.default_rng([*seed, source, target]))
+
+
+def check_loss(loss: float) -> None:
+    """Raises ConfigError if nothing can lose so much."""
+    if not 0 <= loss <= MAX_LOSS:
+        raise ConfigError(f"a mean loss must lie in 0..{MAX_LOSS}, not {loss:g}; 0.1 loses a tenth of the frames")
+
+
 @dataclass
 class MarkovChannel:
     """Lets frames pass or loses them, `loss` of them in the long run.
@@ -57,10 +106,7 @@ class MarkovChannel:
     _state: int = field(init=False)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.loss <= MAX_LOSS:
-            raise ConfigError(
-                f"a mean loss must lie in 0..{MAX_LOSS}, not {self.loss}; 0.1 loses a tenth of the frames"
-            )
+        check_loss(self.loss)
         self._ways = transitions(self.loss).cumsum(-1).tolist()
         self._state = self._drawn([1 - 2 * self.loss, 1 - self.loss])
 

@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from commlib.budget import Budgets, Network
+from commlib.channel import Channel
 from commlib.errors import ConfigError
 from commlib.rationing import Allocation, Rationing, WhenOut, parse_groups
 from commlib.records import write_whole
@@ -155,6 +156,10 @@ class RunConfig(_Frozen):
     network: str | None = Field(
         None, description='rate and delay, such as "1 Mbit/s + 2 ms": how long frames take, for budgets of latency'
     )
+    channel: str | None = Field(
+        None,
+        description='what frames between hosts go through in evaluation, such as "loss=8.2%": lost in bursts, and charged',
+    )
     show_budget: bool = Field(False, description="agents see what is left of the budget, as one more observation")
     bit_price: float | None = Field(None, ge=0, description="reward per bit; default: what the margin allows")
     seed: int = Field(0, ge=0, lt=2**31, description="of everything random")
@@ -179,6 +184,11 @@ class RunConfig(_Frozen):
         if text is not None:
             Network.parse(text)
         return text
+
+    @field_validator("channel")
+    @classmethod
+    def _is_a_channel(cls, text: str | None) -> str | None:
+        return None if text is None else str(Channel.parse(text))
 
     @field_validator("priority")
     @classmethod
@@ -315,7 +325,7 @@ def _with_implied(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 PLAY_SETTINGS = (
     "agents", "rate_aware", "charging", "runtime", "hosts", "budget", "allocation", "priority", "when_out", "defer_rounds",
-    "network", "bit_price", "seed", "episodes", "parallel_worlds",
+    "network", "channel", "ray", "bit_price", "seed", "episodes", "parallel_worlds",
 )  # fmt: skip
 """What may change when a trained team plays again; all else was settled in its training. Another number of agents takes a
 team that was trained with ids none (`commlib.experiments.train.load_model`)."""

@@ -84,13 +84,19 @@ class Received(NamedTuple):
 
     The inbox is float32 [W, n, K, D]: a slot for each sender that an agent hears, in the order of
     `commlib.plan.senders_of`; zeros in slots without a sender. Frames that were noticed to be lost, or could not be read
-    because of it, are counted; neither happens where the plan is not lossy. What cannot be read has no receipt.
+    because of it, are told; neither happens where the plan is not lossy. What cannot be read has no receipt.
+
+    Attributes:
+        inbox: as above.
+        heard: receipts.
+        n_lost: frames that are now known to have been lost in earlier rounds.
+        unread: the trunks whose frame arrived, and could not be read.
     """
 
     inbox: Vectors
     heard: list[Bill]
     n_lost: int = 0
-    n_unread: int = 0
+    unread: tuple[int, ...] = ()
 
 
 @dataclass
@@ -300,7 +306,7 @@ class Endpoint:
                 counts = counted(reading.spoken, len(ear.plan.trunks[index].routes))
                 heard.append(Bill(index, counts, 8 * len(data), reading.stream_bits))
         n_lost = sum(reading.n_lost for reading in readings.values())
-        return Received(inbox, heard, n_lost, sum(not reading.is_read for reading in readings.values()))
+        return Received(inbox, heard, n_lost, tuple(i for i, reading in readings.items() if not reading.is_read))
 
 
 class _Inlet(NamedTuple):

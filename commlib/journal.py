@@ -55,6 +55,10 @@ __all__ = [
 MAIN: Final = "bits"
 """The account that always exists: the one whose settlements carry entries."""
 
+LOST: Final = "lost"
+UNREAD: Final = "unread"
+"""Who signs for messages that got lost on the way, or could not be read; no holder of leases is called so."""
+
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 Key: TypeAlias = tuple[str, int, int]
 """(holder, epoch, sequence): what makes a retry of a lease or a settlement recognisable within its account."""
@@ -90,7 +94,11 @@ class Entry(NamedTuple):
 
 
 class Receipt(NamedTuple):
-    """What a receiving host (`holder`) heard on one edge in one round, summed over parallel worlds."""
+    """What a receiving host (`holder`) heard on one edge in one round, summed over parallel worlds.
+
+    What got lost on the way has a receipt, too, by whoever carried it: of `LOST` it never arrived, of `UNREAD` nobody could
+    read it, because something that it builds on was lost.
+    """
 
     holder: str
     epoch: int

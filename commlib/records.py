@@ -167,6 +167,9 @@ class Result(_Figures):
     throughput: dict[str, float]
     seconds: dict[str, float]
     restarts: int = 0
+    channel: str | None = None
+    frames_lost: int = 0
+    frames_unread: int = 0
     versions: dict[str, str]
     git: str
     command: str

@@ -263,6 +263,13 @@ def _say_bill(console: Console, result: Result) -> None:
     lost = f"messages for want of budget: {told}" if told else ""
     if result.budgets:
         console.print("; ".join(filter(None, [price, lost])), highlight=False, markup=False)
+    if result.channel:
+        console.print(
+            f"channel {result.channel}: {result.frames_lost:,} frames did not arrive at a host, {result.frames_unread:,} arrived "
+            f"and could not be read; they are charged",
+            highlight=False,
+            markup=False,
+        )
 
 
 def _say_speed(console: Console, result: Result) -> None:

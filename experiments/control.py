@@ -33,6 +33,7 @@ from commlib.agents.play import Tally, Watcher, play
 from commlib.agents.runtime import Runtime
 from commlib.agents.till import Books, Use, open_books
 from commlib.budget import Budget, Network
+from commlib.channel import Channel
 from commlib.experiments.model import Calibration, Model, n_signals
 from commlib.journal import MAIN
 from commlib.ledger import Ledger
@@ -56,12 +57,13 @@ REHEARSAL_SEED = 15_485_863
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a team plays: its hosts, furnished; who is told what; the world."""
+    """Where a team plays: its hosts, furnished; who is told what; the world; what lies between hosts."""
 
     runtime: Runtime
     plan: Plan
     world: World
     model: Model
+    channel: Channel | None = None
 
     @property
     def n_rounds(self) -> int:
@@ -82,6 +84,7 @@ class Stage:
             generator=generator,
             n_rounds=len(self.model.codecs),
             n_signals=n_signals(self.model),
+            channel=self.channel,
             watcher=watcher,
         )
 

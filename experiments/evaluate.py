@@ -25,6 +25,7 @@ from commlib.agents.play import Tally, Watcher
 from commlib.agents.runtime import Runtime
 from commlib.agents.till import Books, Use, open_books
 from commlib.budget import Budget, Budgets, Network
+from commlib.channel import Channel
 from commlib.config import RunConfig, write_yaml
 from commlib.errors import ConfigError, RunError
 from commlib.experiments.compose import complete, n_hosts, open_runtime, world_of
@@ -85,7 +86,9 @@ def evaluate(
     """
     started = time.perf_counter()
     world = for_evaluation(world)
+    channel = None if config.channel is None else Channel.parse(config.channel)
     plan = make_plan(model.edges, partition(world.spec.n_agents, runtime.n_hosts), config.charging)
+    plan = _lossy(plan, channel)
     furnish(runtime, plan, model)
     has_knob = (
         bool(model.calibration.rungs) or config.stages.priced > 0
@@ -105,7 +108,7 @@ def evaluate(
     n_episodes = config.episodes or 1
     n_parallel = min(config.parallel_worlds or 1, n_episodes)
     stage, control = (
-        Stage(runtime, plan, world, model),
+        Stage(runtime, plan, world, model, channel),
         _control(model.calibration, config, books, n_parallel, world.spec.n_agents),
     )
     generator = torch.Generator().manual_seed(config.seed + REHEARSAL_SEED)
@@ -155,6 +158,9 @@ def evaluate(
         throughput=throughput,
         seconds=seconds,
         restarts=runtime.n_restarts,
+        channel=config.channel,
+        frames_lost=sum(tally.n_lost for tally in tallies),
+        frames_unread=sum(tally.n_unread for tally in tallies),
         versions=versions(),
         git=git_revision(),
         command=command_line(),
@@ -170,6 +176,21 @@ def _control(calibration: Calibration, config: RunConfig, books: Books, n_parall
     if config.bit_price is not None:
         return Control.fixed(calibration.rate_weight(config.bit_price))
     return Control.of(books, calibration, n_agents, n_parallel)
+
+
+def _lossy(plan: Plan, channel: Channel | None) -> Plan:
+    """The plan over a channel that loses frames: links start afresh by the clock.
+
+    Raises:
+        ConfigError: no frame would ever pass through the channel.
+    """
+    if channel is None:
+        return plan
+    if len(set(plan.host_of)) == 1:
+        raise ConfigError(
+            "nothing passes through the channel, since all agents are on one host; give each its own (--hosts)"
+        )
+    return plan._replace(is_lossy=True, refresh_every=channel.refresh)
 
 
 def random_return(world: World, config: RunConfig) -> Estimate:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from commlib.agent import Spoken
 from commlib.agents.play import PostOffice
 from commlib.agents.runtime import Runtime
-from commlib.agents.till import Books, Till, open_books
+from commlib.agents.till import Books, Missed, Till, open_books
 from commlib.audit import audit
 from commlib.budget import Budgets
 from commlib.codec import Codes, Vectors, fresh_context, next_context
@@ -70,9 +70,11 @@ class _TimedTill(Till):
         super().settle(number, sent)
         self.seconds += time.thread_time() - started
 
-    def book_receipts(self, number: int, heard_by_host: Sequence[Sequence[Bill]]) -> None:
+    def book_receipts(
+        self, number: int, heard_by_host: Sequence[Sequence[Bill]], missed: Sequence[Missed] = ()
+    ) -> None:
         started = time.thread_time()
-        super().book_receipts(number, heard_by_host)
+        super().book_receipts(number, heard_by_host, missed)
         self.seconds += time.thread_time() - started
 
 

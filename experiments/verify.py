@@ -64,6 +64,7 @@ def verify(
     each. The learner knows no price, so it is compared with a play in which bits are for nothing.
     """
     config = config.model_copy(update={"budget": None})
+    config = config.model_copy(update={"channel": None})  # what got lost is no difference between learner and hosts
     beside = LocalRuntime(1 if runtime.n_hosts > 1 else world.spec.n_agents)
     hosts, spread = (_overheard(model, config, world, place, display) for place in (runtime, beside))
     pupil = Pupil.of(model, config, world, folder)

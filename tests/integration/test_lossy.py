@@ -77,7 +77,7 @@ def play(codec, refresh_every, loss, seeds, is_lossy=True):
                 heard_from = (end.host - 1) % N
                 received = end.receive(number, {t: d for t, d in arrived.items() if t == heard_from}, ALIVE)
                 n_noticed += received.n_lost
-                n_unread += received.n_unread
+                n_unread += len(received.unread)
                 context, codes = ends[heard_from].recorded[-1]
                 is_wrong = (received.inbox[:, 0, 0] != codec.embed(codes)).any(-1)
                 n_right += int((~is_wrong).sum())

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from commlib.channel import LOSS_IN, LOSSES, MarkovChannel, transitions
+from commlib.channel import LOSS_IN, LOSSES, Channel, MarkovChannel, transitions
 from commlib.errors import ConfigError
 
 N_BLOCKS, BLOCK = 200, 1000  # a block is many times as long as any state lasts, so that block means are independent
@@ -59,3 +59,38 @@ def test_without_loss_all_passes_and_a_seed_decides():
 def test_a_loss_that_no_channel_has_is_refused(loss):
     with pytest.raises(ConfigError, match=r"must lie in 0..0.4"):
         MarkovChannel(loss, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("text", "channel"),
+    [
+        ("loss=8%", Channel(0.08)),
+        ("loss=0.156", Channel(0.156)),
+        (" loss = 1.5 % , refresh = 10", Channel(0.015, 10)),
+        ("refresh=0,loss=0", Channel(0.0, 0)),
+    ],
+)
+def test_a_channel_is_read_as_people_write_it_and_written_so_that_it_is_read(text, channel):
+    assert Channel.parse(text) == channel
+    assert Channel.parse(str(channel)) == channel
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "8%", "loss", "loss=", "loss=-1%", "loss=50%", "refresh=5", "loss=1%, loss=2%", "loss=1%, refresh=2.5", "noise=1%",
+     "loss=1%, refresh=5%"],
+)  # fmt: skip
+def test_what_is_no_channel_is_refused(text):
+    with pytest.raises(ConfigError, match=r"write it like|must lie in"):
+        Channel.parse(text)
+
+
+def test_each_line_and_each_seed_has_weather_of_its_own():
+    channel = Channel(0.4)
+
+    def fates(source, target, *seed):
+        line = channel.between(source, target, *seed)
+        return [line.passes() for _ in range(200)]
+
+    assert fates(0, 1, 7) == fates(0, 1, 7)
+    assert len({tuple(fates(*key)) for key in [(0, 1, 7), (1, 0, 7), (0, 2, 7), (0, 1, 8), (0, 1, 7, 1)]}) == 5

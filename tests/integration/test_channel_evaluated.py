@@ -1,0 +1,88 @@
+"""A trained team over a channel that loses frames: what is lost is charged, booked and told; nothing else changes."""
+
+import pytest
+
+import commlib
+from commlib.agents.runtime import LocalRuntime
+from commlib.errors import ConfigError
+from commlib.experiments.books import audit_run, verify_run
+from commlib.experiments.compose import resolve
+from commlib.experiments.evaluate import evaluate_run_on
+from commlib.experiments.progress import Quiet
+
+N_HOSTS = 3
+
+
+@pytest.fixture(scope="module")
+def evaluated(tiny_run, tiny_settings, tmp_path_factory):
+    """Makes an evaluation of a finished run with other settings; the same is made once."""
+    folder, made = tmp_path_factory.mktemp("channel"), {}
+
+    def evaluate(n_hosts=N_HOSTS, **settings):
+        key = repr((n_hosts, sorted(settings.items())))
+        if key not in made:
+            config = resolve("guide", None, None, {**tiny_settings, "hosts": n_hosts, "parallel_worlds": 8, **settings})
+            out = folder / str(len(made))
+            made[key] = evaluate_run_on(LocalRuntime(n_hosts), tiny_run, config, out, Quiet()), out
+        return made[key]
+
+    return evaluate
+
+
+def test_a_channel_that_loses_nothing_changes_nothing_but_how_often_links_start_afresh(evaluated):
+    plain, _ = evaluated()
+    channel, _ = evaluated(channel="loss=0%, refresh=0")
+    assert (channel.frames_lost, channel.frames_unread) == (0, 0)
+    assert channel.success == plain.success
+    assert channel.bits == plain.bits
+
+
+@pytest.mark.parametrize("budget", [None, "48 bit/step"])
+def test_what_is_lost_is_charged_and_booked(evaluated, budget):
+    result, out = evaluated(channel="loss=30%", budget=budget)
+    assert 0.1 * result.frames < result.frames_lost < 2 * 0.5 * result.frames, "each frame goes to two other hosts"
+    figures, differences = audit_run(out)
+    assert differences == []
+    assert figures["spent"] == 8 * result.wire_bytes
+    assert any("got lost on the way to a listener; they stay charged" in text for text in figures["explanations"])
+
+
+class Chatterbox:
+    """Says something new in every step."""
+
+    message_width = 1
+
+    def __init__(self, agent):
+        self.agent, self.n_said = agent, 0
+
+    def act(self, observation, inbox):
+        self.n_said += 1
+        return 0, [(self.n_said * (self.agent + 1) % 7) / 7]
+
+
+def test_with_fresh_links_by_the_clock_less_stays_unread():
+    def unread(refresh):
+        settings = {"episodes": 16, "parallel_worlds": 1, "hosts": 3, "prior": "previous"}
+        result = commlib.run("guide", Chatterbox, codec="int8", channel=f"loss=10%, refresh={refresh}", **settings)
+        assert result.frames_lost > 0
+        return result.frames_unread / result.frames
+
+    assert 0 < unread(2) < unread(8) < unread(0)
+
+
+def test_the_same_seed_loses_the_same_frames(evaluated, tiny_run, tiny_settings, tmp_path):
+    first, _ = evaluated(channel="loss=20%")
+    config = resolve("guide", None, None, {**tiny_settings, "hosts": 3, "parallel_worlds": 8, "channel": "loss=20%"})
+    again = evaluate_run_on(LocalRuntime(3), tiny_run, config, tmp_path / "again", Quiet())
+    assert again.journal_digest == first.journal_digest
+
+
+def test_of_agents_on_one_host_nothing_could_be_lost(evaluated):
+    with pytest.raises(ConfigError, match=r"all agents are on one host; give each its own \(--hosts\)"):
+        evaluated(n_hosts=1, channel="loss=20%")
+
+
+def test_verify_compares_what_was_said_not_what_was_lost(evaluated):
+    _, out = evaluated(channel="loss=20%")
+    config = resolve("guide", None, out / "config.yaml", {})
+    assert verify_run(out, config, Quiet()).differences == []
