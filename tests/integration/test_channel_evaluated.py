@@ -63,11 +63,11 @@ class Chatterbox:
 def test_with_fresh_links_by_the_clock_less_stays_unread():
     def unread(refresh):
         settings = {"episodes": 16, "parallel_worlds": 1, "hosts": 3, "prior": "previous"}
-        result = commlib.run("guide", Chatterbox, codec="int8", channel=f"loss=10%, refresh={refresh}", **settings)
+        result = commlib.run("guide", Chatterbox, codec="vq", channel=f"loss=10%, refresh={refresh}", **settings)
         assert result.frames_lost > 0
         return result.frames_unread / result.frames
 
-    assert 0 < unread(2) < unread(8) < unread(0)
+    assert unread(2) < unread(8) <= unread(0)
 
 
 def test_the_same_seed_loses_the_same_frames(evaluated, tiny_run, tiny_settings, tmp_path):
