@@ -36,7 +36,7 @@ WRONG = {
     "missing value before a flag": (["train", "guide", "--seed", "--quiet"], "--seed needs a value"),
     "missing value of a word": (["train", "guide", "--out"], "argument --out: expected one argument"),
     "no number": (["train", "guide", "--seed", "many"], "seed = 'many': Input should be a valid integer"),
-    "negative budget": (["train", "guide", "--budget", "-5 bit/step"], "is less than one bit"),
+    "negative budget": (["train", "guide", "--budget", "-5 bit/step"], "is negative"),
     "budget without unit": (["train", "guide", "--budget=64"], "the budget '64' has no unit"),
     "no steps": (["train", "guide", "--steps", "0"], "steps = '0': Input should be greater than or equal to 1"),
     "too many hosts": (["train", "guide", "--hosts", "7"], "7 hosts are more than the 3 agents of guide"),
