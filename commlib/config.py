@@ -131,7 +131,7 @@ class RunConfig(_Frozen):
         '3 messages/step"; default: no cap',
     )
     allocation: Allocation = Field(
-        "value", description="who goes first when a budget is too small: most value per bit, ..., see docs/ledger.md"
+        "value", description="who goes first when a budget is too small: most value per bit, ..., see docs/budgets.md"
     )
     priority: str | None = Field(
         None, description='groups and their guaranteed shares of a pool: "agents 0-1: 50 %, agent 2"; for priority'
