@@ -15,10 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pydantic import BaseModel, create_model
 from rich.console import Console
 
 from commlib import __version__
-from commlib.config import RunConfig, make_config, read_yaml, replay_config
+from commlib.config import PLAY_SETTINGS, RunConfig, make_config, read_yaml, replay_config
 from commlib.errors import CommlibError, ConfigError
 
 if TYPE_CHECKING:
@@ -110,14 +111,19 @@ def _settings(
 
     `default` makes the configuration that the settings change, from the command's own flags; `change` lays them over it.
     """
-    known, given = _own_and_given(parser, argv)
+    known, given = _own_and_given(parser, argv, is_trained=change is _of_a_trained_team)
     return known, change(default(known), given)
 
 
-def _own_and_given(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
-    """A command's own flags, and the settings given with them, nested where there is a dot."""
+def _own_and_given(
+    parser: argparse.ArgumentParser, argv: list[str], *, is_trained: bool = False
+) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """A command's own flags, and the settings given with them, nested where there is a dot.
+
+    Of a trained team (`is_trained`) the help lists only what may change after training.
+    """
     if {"-h", "--help"} & set(argv):
-        _help_with_settings(parser)
+        _help_with_settings(parser, is_trained=is_trained)
     own, settings = _divided(parser, argv)
     known, unknown = parser.parse_known_args(own)
     return known, _given(settings + unknown, parser.prog)
@@ -142,14 +148,24 @@ def _divided(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[list[str
     return own, settings
 
 
-def _help_with_settings(parser: argparse.ArgumentParser) -> NoReturn:
-    """Print a command's own flags, then all settings with their meaning and default, and leave."""
+def _help_with_settings(parser: argparse.ArgumentParser, *, is_trained: bool) -> NoReturn:
+    """Print a command's own flags, then the settings with their meaning and default, and leave."""
     import tyro
 
     parser.print_help()
-    sys.stdout.write("\nsettings, which also stand in YAML files (--config), nested where there is a dot:\n\n")
+    settings: type[BaseModel] = RunConfig
+    heading = "settings, which also stand in YAML files (--config), nested where there is a dot"
+    if is_trained:
+        fields: dict[str, Any] = {
+            name: (RunConfig.model_fields[name].annotation, RunConfig.model_fields[name]) for name in PLAY_SETTINGS
+        }
+        settings = create_model("PlaySettings", **fields)
+        heading = (
+            "settings that may change after training; what is left out stays as the run has it, whatever its default"
+        )
+    sys.stdout.write(f"\n{heading}:\n\n")
     sys.stdout.flush()
-    tyro.cli(RunConfig, args=["--help"], prog=parser.prog, config=(tyro.conf.AvoidSubcommands,))
+    tyro.cli(settings, args=["--help"], prog=parser.prog, config=(tyro.conf.AvoidSubcommands,))
     raise SystemExit(GOOD)
 
 

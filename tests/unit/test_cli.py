@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from commlib import __version__
+from commlib.config import PLAY_SETTINGS
 from commlib.experiments import cli
 from commlib.experiments.cli import COMMANDS, FAILED, GOOD, WRONG_USAGE
 from commlib.records import RunFolder
@@ -144,6 +146,14 @@ def test_the_help_of_train_lists_every_setting(command):
     _, out, _ = command("train", "--help")
     for setting in cli._setting_names(cli.RunConfig):
         assert "--" + setting.replace("_", "-") in out
+
+
+@pytest.mark.parametrize("name", ["evaluate", "verify"])
+def test_the_help_of_a_trained_team_lists_only_what_may_change(command, name):
+    _, out, _ = command(name, "--help")
+    flags = set(re.findall(r"--[a-z][a-z._-]*", out))
+    settings = {setting: "--" + setting.replace("_", "-") for setting in cli._setting_names(cli.RunConfig)}
+    assert {setting for setting, flag in settings.items() if flag in flags} == set(PLAY_SETTINGS)
 
 
 def test_the_overview_names_every_command(command):
