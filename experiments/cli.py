@@ -81,6 +81,16 @@ def _png_file(text: str) -> str:
     return _json_file(text)
 
 
+def _share(text: str) -> float:
+    """A share, as a number or in per cent."""
+    from commlib.experiments.bills import share
+
+    try:
+        return share(text)
+    except (ArithmeticError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no share; write it like 0.4 or 40%") from None
+
+
 def _show(console: Console, results: list[Result]) -> None:
     from commlib.experiments.report import summary_table
 
@@ -697,7 +707,7 @@ def _bill(argv: list[str]) -> int:
     )
     parser.add_argument("paths", metavar="RUN|FILE.json", type=Path, nargs="*", help="run folders, results, bills")
     parser.add_argument(
-        "--mask-rate", metavar="R", type=float, help="share of the chances to speak that is let through"
+        "--mask-rate", metavar="R", type=_share, help="share of the chances to speak that is let through: 0.4 or 40%%"
     )
     parser.add_argument("--floats", metavar="N", type=int, help="numbers in a message; with --mask-rate")
     parser.add_argument("--float-count", metavar="N", type=float, help="numbers sent in an episode, by all agents")
@@ -728,7 +738,7 @@ def _bill(argv: list[str]) -> int:
 
         _write_json(known.json or "-", schema())
         return GOOD
-    from commlib.experiments.bills import bills_json, bills_table, explained, read_bills, stated_bill
+    from commlib.experiments.bills import assumed, bills_json, bills_table, explained, read_bills, stated_bill
 
     stated = stated_bill(known)
     bills = [*([stated] if stated else []), *(bill for path in known.paths for bill in read_bills(path))]
@@ -739,8 +749,15 @@ def _bill(argv: list[str]) -> int:
     _write_json(known.json, bills_json(bills))
     console = _console(known.json)
     console.print(bills_table(bills))
-    for line in explained(bills[0]) if len(bills) == 1 else []:
+    for line in explained(bills[0]) if len(bills) == 1 else assumed(bills):
         console.print(line, highlight=False, markup=False)
+    if known.vocabulary == 1:
+        console.print(
+            "warning: with a vocabulary of 1 all tokens are alike, so that each is of 0 bits; give the number of different "
+            "tokens",
+            style="bold yellow",
+            highlight=False,
+        )
     return GOOD
 
 
