@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 GOOD, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 MOST_DIFFERENCES = 20
+MOST_NAMES = 8
 _PER_UNIT = "in squared distortion (or harm) per unit"
 
 
@@ -70,8 +71,13 @@ def _json_file(text: str) -> str:
 
 
 def _export_target(text: str) -> Path:
-    """A file or folder that can be made."""
-    return Path(_json_file(text))
+    """A file or folder that can be made, and whose name says which of the two it is."""
+    path = Path(_json_file(text))
+    if path.suffix not in ("", ".jsonl") and not path.is_dir() and not text.endswith("/"):
+        raise argparse.ArgumentTypeError(
+            f"{text} may be a file or a folder; name a file .jsonl, or end a folder's name with / for CSV files"
+        )
+    return path
 
 
 def _png_file(text: str) -> str:
@@ -443,25 +449,62 @@ def _journal(argv: list[str]) -> int:
     books = keep_books(known.run, known.export, is_compacted=known.compact)
     _write_json(known.json, books)
     console = _console(known.json)
-    for name, account in books["accounts"].items():
-        amount = "no cap" if account["amount"] is None else f"{account['amount']} per {account['per'] or 'grant'}"
-        price = "" if account["price"] is None else f", price {account['price']:.3g} {_PER_UNIT}"
-        console.print(
-            f"{name} ({account['currency']}, {amount}): {account['spent']} spent, {account['leased']} leased, "
-            f"{account['available']} available of {account['granted']} granted{price}",
-            highlight=False,
-            markup=False,
-        )
+    for line in _account_lines(books["accounts"]) + _who_lines(books):
+        console.print(line, highlight=False, markup=False)
     if "exported" in books:
-        console.print(f"exported: {books['exported']['rows']} rows to {books['exported']['to']}", highlight=False)
+        exported = books["exported"]
+        console.print(f"exported: {_counted(exported['rows'], 'row')} to {exported['to']}", highlight=False)
     if "compacted" in books:
         done = books["compacted"]
         console.print(
-            f"compacted: {done['n_leases']} leases, {done['n_entries']} debits, {done['n_receipts']} receipts and "
-            f"{done['n_allowances']} allowances; {done['bytes_before']} bytes became {done['bytes_after']}",
+            f"compacted: {_counted(done['n_leases'], 'lease')}, {_counted(done['n_entries'], 'debit')}, "
+            f"{_counted(done['n_receipts'], 'receipt')} and {_counted(done['n_allowances'], 'allowance')}; "
+            f"{done['bytes_before']:,} bytes became {done['bytes_after']:,}",
             highlight=False,
         )
     return GOOD
+
+
+def _account_lines(accounts: dict[str, dict[str, Any]]) -> list[str]:
+    """What stands in each account; an account that is granted freely has no allowance to name."""
+    lines = []
+    for name, account in accounts.items():
+        cap = (
+            "no cap"
+            if account["amount"] is None
+            else f"{account['amount']:,} per {account['per']}" * bool(account["per"])
+        )
+        told = ", ".join(filter(None, ["" if account["currency"] in name else account["currency"], cap]))
+        price = "" if account["price"] is None else f", price {account['price']:.3g} {_PER_UNIT}"
+        lines.append(
+            name
+            + (f" ({told})" if told else "")
+            + f": {account['spent']:,} spent, {account['leased']:,} leased, {account['available']:,} available of "
+            f"{account['granted']:,} granted{price}"
+        )
+    return lines
+
+
+def _who_lines(books: dict[str, Any]) -> list[str]:
+    """Who is in the books, and how often."""
+    fenced = [f"{holder} {_counted(n, 'time')}" for holder, n in books["fences"].items()]
+    return [
+        f"senders: {_listed(books['senders'])}",
+        f"holders: {_listed(books['holders'])}",
+        f"entries: {_counted(books['entries'], 'debit')}, {_counted(books['receipts'], 'receipt')}, "
+        f"{_counted(books['open_leases'], 'open lease')}",
+        f"fences: {_listed(fenced)}",
+    ]
+
+
+def _listed(names: list[Any]) -> str:
+    """How many there are, and the first ones."""
+    more = f", and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
+    return f"{len(names):,}" + (f" ({', '.join(map(str, names[:MOST_NAMES]))}{more})" if names else "")
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n:,} {what}" + "s" * (n != 1)
 
 
 def _top(argv: list[str]) -> int:
