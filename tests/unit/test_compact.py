@@ -235,7 +235,7 @@ def test_what_a_dead_holder_cost_is_still_said(ledger):
 def test_books_that_do_not_reconcile_stay_as_they_are(ledger):
     ledger.receive([Receipt("b", 0, 50, 50, 0, 1, 1, 9)])
     digest = ledger.journal.digest()
-    with pytest.raises(JournalError, match="have 1 differences and stay as they are; the first: round 50, edge 0->1"):
+    with pytest.raises(JournalError, match="have 1 difference and stay as they are; the first: round 50, edge 0->1"):
         compact(ledger.journal)
     assert (ledger.journal.digest(), n_rows(ledger.journal, "entries")) == (digest, 40)
 
