@@ -268,7 +268,7 @@ def _audit(journal: Journal) -> AuditReport:
         slips.recovered,
         statements[MAIN],
         statements,
-        list(_explanations(accounts, tallies, slips, main_carried.n_entries)),
+        list(_explanations(accounts, tallies, slips, carried)),
     )
 
 
@@ -351,7 +351,10 @@ def _edge_differences(edge: CarriedEdge) -> Iterator[str]:
 
 
 def _explanations(
-    accounts: dict[str, tuple[Terms, Statement]], tallies: dict[str, _Tally], slips: _Slips, n_compacted: int
+    accounts: dict[str, tuple[Terms, Statement]],
+    tallies: dict[str, _Tally],
+    slips: _Slips,
+    carried: dict[str, CarriedAccount],
 ) -> Iterator[str]:
     for account, (terms, _) in accounts.items():
         tally, unit = tallies[account], _UNITS[terms.currency]
@@ -362,14 +365,20 @@ def _explanations(
                     f"account {account!r}: {leases} of {', '.join(sorted(set(holders)))} "
                     + what.format(held=tally.held[state], spent=tally.spent[state], unit=unit)
                 )
+        if lost := carried.get(account, CarriedAccount()).unaccounted:
+            yield (
+                f"account {account!r}: leases that were fenced or had expired were compacted: all {lost} {unit} that they "
+                f"held count as spent"
+            )
     if slips.recovered:
         yield f"receivers heard {slips.recovered} bits of what fenced and expired leases held, and nobody debited them"
     if slips.missed[LOST].n_messages:
         yield f"{_sized(slips.missed[LOST])} got lost on the way to a listener; they stay charged"
     if slips.missed[UNREAD].n_messages:
         yield f"{_sized(slips.missed[UNREAD])} arrived and could not be read, since something that they build on was lost"
-    if n_compacted:
-        yield f"{n_compacted} entries and their receipts were compacted: of these only the sums can be reconciled"
+    if n_compacted := carried.get(MAIN, CarriedAccount()).n_entries:
+        what = "1 entry and its receipts were" if n_compacted == 1 else f"{n_compacted} entries and their receipts were"
+        yield f"{what} compacted: of these only the sums can be reconciled"
 
 
 _ENDINGS: dict[State, str] = {

@@ -262,6 +262,7 @@ def _divided(sums: BitsPer, n: Count | None) -> BitsPer:
 
 # --- from a run -------------------------------------------------------------------------------------------------------
 
+PLACE_OF_RUN: Final = "result.json of "
 _SHOWN_TO = 5e-7
 """Half of the last decimal of the bits in a result."""
 
@@ -289,7 +290,7 @@ def bill_of_run(result: Result) -> BillRecord:
     return BillRecord(
         bill=1,
         title=f"{result.world}, {result.method}, seed {result.seed}",
-        source=Source(work="commlib", place=f"result.json of {result.run}", command=result.command),
+        source=Source(work="commlib", place=PLACE_OF_RUN + result.run, command=result.command),
         charging_rule=ChargingRule(
             paid="broadcast" if paid == "broadcast" else "link",
             absence="numbered",

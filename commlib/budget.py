@@ -168,7 +168,9 @@ class Budgets:
         for budget in team.all:
             strangers = [agent for agent in budget.agents or () if agent >= n_agents]
             if strangers:
-                raise ConfigError(f"the budget {str(budget)!r} is for agent {strangers[0]}, there are {n_agents}")
+                raise ConfigError(
+                    f"the budget {str(budget)!r} is for agent {strangers[0]}, but the agents are {numbered(n_agents)}"
+                )
             if budget.edge is not None and budget.edge not in listed:
                 raise ConfigError(
                     f"the budget {str(budget)!r} is for an edge that the graph does not have; it has "
@@ -184,6 +186,11 @@ def _singles(budget: Budget, n_agents: int, edges: Sequence[Edge]) -> Iterator[B
         yield from (replace(budget, each="", edge=edge, text="") for edge in edges)
     else:
         yield budget
+
+
+def numbered(n_agents: int) -> str:
+    """The agents that a team has, in words: "0 to 2"."""
+    return f"0 to {n_agents - 1}" if n_agents > 1 else "0 alone"
 
 
 def parse_agents(text: str) -> tuple[int, ...] | None:

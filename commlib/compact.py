@@ -64,10 +64,10 @@ def compact(journal: Journal) -> Compaction:
     bytes_before = _n_bytes(journal)
     with journal.round():
         report = audit(journal)
-        if report.differences:
+        if n := len(report.differences):
             raise JournalError(
-                f"the books in {journal.path} have {len(report.differences)} differences and stay as they are; the "
-                f"first: {report.differences[0]}"
+                f"the books in {journal.path} have {n} difference{'s' * (n != 1)} and stay as they are; the first: "
+                f"{report.differences[0]}"
             )
         digest = journal.digest()
         carried = journal.carried()

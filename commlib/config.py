@@ -146,7 +146,7 @@ class RunConfig(_Frozen):
         '3 messages/step"; default: no cap',
     )
     allocation: Allocation = Field(
-        "value", description="who goes first when a budget is too small: most value per bit, ..., see docs/ledger.md"
+        "value", description="who goes first when a budget is too small: most value per bit, ..., see docs/budgets.md"
     )
     priority: str | None = Field(
         None, description='groups and their guaranteed shares of a pool: "agents 0-1: 50 %, agent 2"; for priority'
@@ -311,8 +311,8 @@ def make_config(*layers: tuple[str, Mapping[str, Any]]) -> RunConfig:
             reason = first["msg"].removeprefix("Value error, ")
             if first["type"] == "literal_error":
                 choices = get_args(RunConfig.model_fields[str(first["loc"][0])].annotation)
-                near = difflib.get_close_matches(str(first["input"]), choices, n=1)
-                reason = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(choices)}"
+                near = difflib.get_close_matches(str(first["input"]), choices, n=1, cutoff=0.75)
+                reason = f"there are {', '.join(choices)}" + (f"; did you mean {near[0]!r}?" if near else "")
             value = f"{name} = {first['input']!r:.60}: " if name else ""
             raise ConfigError(f"{origin}: {value}{reason}") from error
     return RunConfig.model_validate(_with_implied(merged))

@@ -20,11 +20,13 @@ from commlib.schema import COLUMNS, SCHEMA_VERSION
 def export_jsonl(journal: Journal, file: Path | str) -> int:
     """Write one JSON object per row, with its table under "table", in the order of the tables; gives the count.
 
-    The first line is `{"table": "schema_version", "version": 2}`. A file that is there is replaced; it is written whole
-    or not at all. Floats are written so that they are read back exactly.
+    The first line is `{"table": "schema_version", "version": 2}`. The file must not exist yet: it appears whole or not at
+    all. Floats are written so that they are read back exactly.
     """
     file = Path(file)
     partial = file.with_name(file.name + ".partial")
+    if file.exists():
+        raise JournalError(f"{file} is there already; name a new file for the export")
     n_rows = 0
     with _said(file, partial), journal.reading():
         with partial.open("w", encoding="utf-8", newline="\n") as lines:

@@ -639,6 +639,23 @@ class Journal:
             sums, notes = self._row(_STATEMENT, {"account": account}), self._row(_NOTES) if account == MAIN else ()
         return Statement(*sums, *notes)
 
+    def was_granted(self, account: str = MAIN) -> bool:
+        """Tell whether anything was ever granted to an account, be it withdrawn since or compacted."""
+        sql = """SELECT EXISTS (SELECT 1 FROM allowances WHERE account = ? AND kind = 'grant')
+            OR EXISTS (SELECT 1 FROM carried_sequences WHERE account = ? AND kind = 'grant')"""
+        return bool(self._row(sql, (account, account))[0])
+
+    def senders(self) -> list[int]:
+        """Give the agents that ever sent anything."""
+        sql = "SELECT sender FROM entries UNION SELECT sender FROM carried_edges ORDER BY sender"
+        return [row[0] for row in self._rows(sql)]
+
+    def holders(self) -> list[str]:
+        """Give the names under which anything was ever leased or fenced."""
+        sql = """SELECT holder FROM leases UNION SELECT holder FROM fences
+            UNION SELECT holder FROM carried_sequences WHERE kind = 'lease' ORDER BY holder"""
+        return [row[0] for row in self._rows(sql)]
+
     def epochs(self) -> dict[str, int]:
         """Give the current epoch of every holder that was ever fenced."""
         return dict(self._rows("SELECT holder, MAX(epoch) FROM fences GROUP BY holder"))
@@ -1025,7 +1042,8 @@ class Journal:
     def _conflict(self, table: str, row: _Row, recorded: _Row) -> JournalError:
         return self._fail(
             f"the journal {self.path} has {recorded} in {table}, now it was to be {row}; "
-            f"a row never changes: resume with the same seed, config and checkpoint, or start a new run folder"
+            f"a row never changes: count the sequence up for what is new; a run is resumed with the same seed, config and "
+            f"checkpoint, or starts in a new folder"
         )
 
     def _fail(self, sentence: str) -> JournalError:

@@ -42,7 +42,6 @@ from commlib.units import MOST_BITS, Bits
 
 __all__ = ["MAIN", "Entry", "Lease", "Ledger", "Receipt", "Statement", "Terms"]
 
-_ADVICE: Final = "raise the budget, or send less"
 _PERS: Final = ("", "round", "step", "episode", "run", "second")
 _UNITS: Final = {"bits": "bits", "messages": "messages", "rounds": "rounds", "latency": "microseconds"}
 _Record = TypeVar("_Record", Entry, Receipt)
@@ -345,10 +344,13 @@ class Ledger:
         self._check_epoch(key[0], key[1])
         if self.journal.is_carried(account, key):
             raise _compacted(account, key)
-        raise OverBudget(
-            f"{key[0]} asked for {bits} {self._unit(account)} in its lease {key[2]}, {available} are left"
-            + (f"; {_ADVICE}" if account == MAIN else f" of {account!r}; raise that budget, or send less")
-        )
+        whose = "" if account == MAIN else f" of {account!r}"
+        asked = f"{key[0]} asked for {bits} {self._unit(account)} in its lease {key[2]}, {available} are left{whose}"
+        if not self.journal.was_granted(account):
+            raise OverBudget(
+                f"{asked}: nothing was granted yet in {self.journal.path}; grant first, or name the right file"
+            )
+        raise OverBudget(f"{asked}; raise {'the' if account == MAIN else 'that'} budget, or send less")
 
     def _record_of(self, lease: Lease) -> LeaseRecord:
         """The record of a lease that is not open; raises if there is none."""
@@ -454,7 +456,9 @@ def _whole(what: str, n: int) -> int:
     try:
         whole = operator.index(n)  # numpy's integers are welcome, floats are not
     except TypeError:
-        raise BudgetError(f"{what} of {n!r} is not a whole number; round it up, bits are charged whole") from None
+        raise BudgetError(
+            f"{what} of {n!r} is not a whole number; agents go by number, and bits are charged whole, rounded up"
+        ) from None
     if not 0 <= whole < MOST_BITS:
         raise BudgetError(f"{what} of {whole} is out of range; it must be at least 0 and below 2^62")
     return whole

@@ -429,12 +429,26 @@ class Tally:
 def _checked(
     sender: int, receivers: tuple[int, ...], bits: Bits, payload_bits: Bits, n_messages: int
 ) -> tuple[int, tuple[int, ...], Bits, Bits, int]:
-    heard_by = tuple(sorted({_whole(receiver) for receiver in receivers}))
+    sender = _agent("sender", sender)
+    if isinstance(receivers, str) or not isinstance(receivers, Iterable):
+        raise BudgetError(
+            f"the charge of sender {sender} has the receivers {receivers!r}; give a tuple of agents, such as (1,) or (1, 2)"
+        )
+    heard_by = tuple(sorted({_agent("receiver", receiver) for receiver in receivers}))
     if not heard_by or len(heard_by) != len(receivers):
         raise BudgetError(
             f"the charge of sender {sender} has the receivers {receivers}; name each agent that hears it once"
         )
-    return _whole(sender), heard_by, _whole(bits), _whole(payload_bits), _whole(n_messages)
+    return sender, heard_by, _whole(bits), _whole(payload_bits), _whole(n_messages)
+
+
+def _agent(what: str, number: int) -> int:
+    try:
+        return _whole(operator.index(number))
+    except TypeError:
+        raise BudgetError(
+            f"the {what} {number!r} is not a whole number; agents go by number, so give each name one"
+        ) from None
 
 
 def _whole(number: int) -> int:

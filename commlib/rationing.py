@@ -18,6 +18,7 @@ Shapes: m messages that want to be sent, n agents.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, get_args
@@ -25,7 +26,7 @@ from typing import Final, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from commlib.budget import parse_agents
+from commlib.budget import numbered, parse_agents
 from commlib.errors import ConfigError
 from commlib.message import Edge
 from commlib.plan import Index, Route
@@ -67,7 +68,9 @@ class Rationing:
         """The same; raises ConfigError when a group is of agents that the team does not have."""
         strangers = [agent for group in self.groups for agent in group.agents if agent >= n_agents]
         if strangers:
-            raise ConfigError(f"a group of the allocation priority is for agent {strangers[0]}, there are {n_agents}")
+            raise ConfigError(
+                f"a group of the allocation priority is for agent {strangers[0]}, but the agents are {numbered(n_agents)}"
+            )
         return self
 
     @property
@@ -384,20 +387,21 @@ def parse_groups(text: str | None) -> tuple[Group, ...]:
         who, _, share = part.partition(":")
         word, _, listed = who.strip().partition(" ")
         agents = parse_agents(listed)
-        if word not in ("agent", "agents") or agents is None or not _is_share(share):
+        percent = _percent(share)
+        if word not in ("agent", "agents") or agents is None or percent is None:
             raise ConfigError(f"cannot read the group {part.strip()!r}; write it like 'agents 0-2: 50 %' or 'agent 3'")
-        groups.append(Group(agents, float(share.strip().removesuffix("%") or 0) / 100))
+        if not 0 <= percent <= 100:
+            raise ConfigError(f"the group {part.strip()!r} is guaranteed {percent:g} %; a share is from 0 % to 100 %")
+        groups.append(Group(agents, percent / 100))
     total = sum(group.share for group in groups)
     if total > 1 + 1e-9:
         raise ConfigError(f"the groups {text!r} are guaranteed {total:.0%} together; at most 100 % is there")
     return tuple(groups)
 
 
-def _is_share(text: str) -> bool:
-    number = text.strip().removesuffix("%").strip()
+def _percent(text: str) -> float | None:
+    """A share in per cent, 0 where none is given; None if it cannot be read."""
     if not text.strip():
-        return True
-    try:
-        return text.strip().endswith("%") and 0 <= float(number) <= 100
-    except ValueError:
-        return False
+        return 0.0
+    match = re.fullmatch(r"\s*(-?\d+(?:\.\d+)?)\s*%\s*", text, re.ASCII)
+    return None if match is None else float(match[1])

@@ -42,6 +42,8 @@ _UNITS: Final[dict[str, tuple[Currency, int]]] = {
 _LEAST: Final[dict[Currency, str]] = {"bits": "bit", "messages": "message", "rounds": "round", "latency": "us"}
 _SPANS: Final[dict[str, Per]] = {**{per: per for per in get_args(Per)}, "s": "second"}
 _AMOUNT: Final = r"(?P<number>[+-]?\d[\d_]*(?:\.\d+)?(?:[eE]\+?\d{1,2})?)\s*(?P<unit>[A-Za-z]*)"
+_AS_SOLD: Final = re.compile(r"(?P<prefix>[kKmMgG]?)(?P<size>[bB])(?P<is_rate>ps)?")
+"""Units as networks and disks are sold by."""
 _BUDGET: Final = re.compile(_AMOUNT + r"(?:\s*(?:/|\bper\b)\s*(?P<per>\S+))?", re.ASCII)
 
 
@@ -57,7 +59,7 @@ def parse_amount(text: str) -> tuple[int, Currency, Per]:
     >>> parse_amount("1.5 ms/step")
     (1500, 'latency', 'step')
 
-    A fraction of a unit is rounded down. Raises ConfigError when this is no amount, or less than one unit.
+    Raises ConfigError when this is no amount, or none in whole bits, messages, rounds or microseconds.
     """
     match = _BUDGET.fullmatch(text.strip())
     if match is None:
@@ -68,16 +70,17 @@ def parse_amount(text: str) -> tuple[int, Currency, Per]:
     unit = match["unit"]
     if unit not in _UNITS:
         wrong = f"has the unknown unit {unit!r}" if unit else "has no unit"
-        raise ConfigError(f"the budget {text!r} {wrong}; did you mean {_nearest(unit, _UNITS, 'bit')!r}?")
+        raise ConfigError(f"the budget {text!r} {wrong}; did you mean {_meant(unit)!r}?")
     currency, scale = _UNITS[unit]
     per = _per(match["per"], text)
     amount = Decimal(match["number"].replace("_", "")) * scale
     least = _LEAST[currency]
     if amount < 1:
-        raise ConfigError(f"the budget {text!r} is less than one {least}; it must be at least '1 {least}/{per}'")
+        wrong = "negative" if amount < 0 else f"less than one {least}"
+        raise ConfigError(f"the budget {text!r} is {wrong}; it must be at least '1 {least}/{per}'")
     if amount >= MOST_BITS:
         raise ConfigError(f"the budget {text!r} is 2^62 {least} or more; leave it out if nothing is to be capped")
-    return int(amount), currency, per
+    return _whole(amount, currency, f"the budget {text!r}"), currency, per
 
 
 def parse_rate(text: str) -> int:
@@ -106,7 +109,7 @@ def parse_microseconds(text: str) -> int:
     currency, scale = _UNITS.get(match["unit"], (None, 0)) if match else (None, 0)
     if match is None or currency != "latency" or match["number"].startswith("-"):
         raise ConfigError(f"{text!r} is no time; write it like '2 ms'")
-    return int(Decimal(match["number"].replace("_", "")) * scale)
+    return _whole(Decimal(match["number"].replace("_", "")) * scale, "latency", f"the time {text!r}")
 
 
 def format_amount(n: int, currency: Currency) -> str:
@@ -143,6 +146,26 @@ def _per(word: str | None, text: str) -> Per:
         return _SPANS[word]
     nearest = _nearest(word, get_args(Per), "step")
     raise ConfigError(f"the budget {text!r} is for an unknown span {word!r}; did you mean {nearest!r}?")
+
+
+def _whole(amount: Decimal, currency: Currency, what: str) -> int:
+    """An amount in its least unit; raises ConfigError where a fraction of that would be cut off, world by world."""
+    whole = int(amount)
+    if whole != amount:
+        units = "us" if currency == "latency" else currency
+        raise ConfigError(
+            f"{what} comes to {amount.normalize():f} {units}, and only whole ones count; write {whole} or {whole + 1}"
+        )
+    return whole
+
+
+def _meant(unit: str) -> str:
+    """The unit that was likely meant: b is a bit and B a byte, and "kbps" is for a second."""
+    match = _AS_SOLD.fullmatch(unit)
+    if match is None:
+        return _nearest(unit, _UNITS, "bit")
+    prefix = {"K": "k", "m": "M", "g": "G"}.get(match["prefix"], match["prefix"])
+    return prefix + ("bit" if match["size"] == "b" else "B") + ("/s" if match["is_rate"] else "")
 
 
 def _nearest(word: str, known: Iterable[str], otherwise: str) -> str:

@@ -1,7 +1,8 @@
 """Waiting: messages that found no room in their round, and are said when there is room and their agent has no news.
 
 Letters on the hall table: the next one to the same address replaces the one that lies there, and what lies too long is
-thrown away. Not a queue: at most one message of a sender waits on each route and in each world.
+thrown away. Not a queue: at most one message of a sender waits on each route and in each world. To want to say the same
+again is news, too: what is said now is drafted afresh, and what waited is given up.
 
 Shapes: W worlds side by side, D message width, r routes of a trunk, n = r times the worlds alive.
 """

@@ -17,11 +17,14 @@ import json
 import re
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from commlib.bill import (
+    PLACE_OF_RUN,
     BillRecord,
     BitsPer,
     Setting,
@@ -32,7 +35,7 @@ from commlib.bill import (
     from_mask_rate,
     from_tokens,
 )
-from commlib.errors import ConfigError
+from commlib.errors import ConfigError, RunError
 from commlib.records import Result, RunFolder
 
 if TYPE_CHECKING:
@@ -43,7 +46,8 @@ LEGEND = (
     "Bits. m measured, d derived from what the source states, a something in it is assumed, - not known. Only bills that are "
     "paid alike (broadcast or link) compare."
 )
-HEAD = ("paid", "estimate", "payload", "wire", "payload / episode", "wire / episode")
+HEAD = ("paid", "estimate", "payload", "wire", "estimate / episode", "payload / episode", "wire / episode")
+_SQLITE = b"SQLite format 3\0"
 _PLACE = re.compile(r"(<!-- bills: (?P<files>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -51,15 +55,23 @@ def read_bills(path: Path) -> list[BillRecord]:
     """The bills of a run folder, a `result.json`, a bill, or what `commlib bill --json` wrote.
 
     Raises:
-        RunError: the folder holds no finished run.
+        RunError: there is nothing, or the folder holds no finished run.
         ConfigError: the file cannot be read, or holds no bill.
     """
     if path.is_dir():
         return [bill_of_run(RunFolder.existing(path).read_result())]
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise RunError(f"{path} does not exist; give a run folder or a JSON file of bills") from error
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}; give a run folder or a JSON file of bills") from error
+    if content.startswith(_SQLITE):
+        raise ConfigError(
+            f"{path} is a journal, which holds no bill; bill its run folder, or see what it holds with commlib journal {path}"
+        )
+    try:
+        data = json.loads(content)
     except ValueError as error:
         raise ConfigError(f"{path} is no JSON: {error}; give a run folder or a JSON file of bills") from error
     try:
@@ -159,10 +171,10 @@ def bills_json(bills: Sequence[BillRecord]) -> dict[str, Any]:
 
 
 def cells(bill: BillRecord) -> list[str]:
-    """What stands beside a bill's name: the rule, bits per agent and step, payload and wire of an episode."""
+    """What stands beside a bill's name: the rule, bits per agent and step, bits of an episode."""
     divided, marks = figures(bill), [MARKS[getattr(bill.basis, name).kind] for name in BitsPer._fields]
     step = [_cell(bits, mark) for bits, mark in zip(divided.per_agent_step, marks, strict=True)]
-    episode = [_cell(bits, mark) for bits, mark in zip(divided.per_episode[1:], marks[1:], strict=True)]
+    episode = [_cell(bits, mark) for bits, mark in zip(divided.per_episode, marks, strict=True)]
     paid = bill.charging_rule.paid
     return [paid + (" (a)" if bill.charging_rule.basis.kind == "assumed" else ""), *step, *episode]
 
@@ -191,9 +203,34 @@ def bills_table(bills: Sequence[BillRecord]) -> Table:
     )
     for nth, title in enumerate(("bill", *HEAD)):
         shown.add_column(title, justify="left" if nth < 2 else "right", overflow="fold")
-    for bill in bills:
-        shown.add_row(*(Text(cell) for cell in (bill.title, *cells(bill))))
+    for label, bill in zip(labels(bills), bills, strict=True):
+        shown.add_row(*(Text(cell) for cell in (label, *cells(bill))))
     return shown
+
+
+def labels(bills: Sequence[BillRecord]) -> list[str]:
+    """What each bill is called: its title, and where several have the same, the place that it comes from."""
+    n_titled = Counter(bill.title for bill in bills)
+    places = [bill.source.place.removeprefix(PLACE_OF_RUN) if n_titled[bill.title] > 1 else "" for bill in bills]
+    return [bill.title + (f" ({place})" if place else "") for bill, place in zip(bills, places, strict=True)]
+
+
+def assumed(bills: Sequence[BillRecord]) -> list[str]:
+    """What was assumed, a line for each count of each bill into which something went that its source does not state."""
+    return [
+        f"{label}: {line}"
+        for label, bill in zip(labels(bills), bills, strict=True)
+        for name, line in zip(BitsPer._fields, explained(bill), strict=True)
+        if getattr(bill.basis, name).kind == "assumed"
+    ]
+
+
+def share(text: str) -> float:
+    """A share as people write it: 0.4 or 40 %."""
+    number = text.strip()
+    if not number.endswith("%"):
+        return float(number)
+    return float(Decimal(number[:-1].strip()) / 100)  # 33.3 % is 0.333, not the double beside it
 
 
 def explained(bill: BillRecord) -> list[str]:

@@ -89,9 +89,19 @@ def keep_books(path: Path, export: Path | None, *, is_compacted: bool) -> dict[s
             account: {**terms._asdict(), **_sums(journal.statement(account)), "price": journal.last_price(account)}
             for account, (terms, _) in journal.accounts().items()
         }
-        n_open = len(journal.open_leases())
-        digest = journal.digest()
-    return {"journal": str(file), "journal_digest": digest, "open_leases": n_open, "accounts": accounts, **figures}
+        carried = journal.carried()
+        ((n_receipts,),) = journal.rows("SELECT COUNT(*) FROM receipts")
+        kept = {
+            "journal_digest": journal.digest(),
+            "open_leases": len(journal.open_leases()),
+            "accounts": accounts,
+            "senders": journal.senders(),
+            "holders": journal.holders(),
+            "entries": journal.now().n_entries,
+            "receipts": n_receipts + (carried.n_receipts if carried else 0),
+            "fences": journal.epochs(),
+        }
+    return {"journal": str(file), **kept, **figures}
 
 
 def _sums(statement: Statement) -> dict[str, int]:

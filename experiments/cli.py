@@ -15,10 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pydantic import BaseModel, create_model
 from rich.console import Console
 
 from commlib import __version__
-from commlib.config import RunConfig, make_config, read_yaml, replay_config
+from commlib.config import PLAY_SETTINGS, RunConfig, make_config, read_yaml, replay_config
 from commlib.errors import CommlibError, ConfigError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 GOOD, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 MOST_DIFFERENCES = 20
+MOST_NAMES = 8
 _PER_UNIT = "in squared distortion (or harm) per unit"
 
 
@@ -69,8 +71,13 @@ def _json_file(text: str) -> str:
 
 
 def _export_target(text: str) -> Path:
-    """A file or folder that can be made."""
-    return Path(_json_file(text))
+    """A file or folder that can be made, and whose name says which of the two it is."""
+    path = Path(_json_file(text))
+    if path.suffix not in ("", ".jsonl") and not path.is_dir() and not text.endswith("/"):
+        raise argparse.ArgumentTypeError(
+            f"{text} may be a file or a folder; name a file .jsonl, or end a folder's name with / for CSV files"
+        )
+    return path
 
 
 def _png_file(text: str) -> str:
@@ -78,6 +85,16 @@ def _png_file(text: str) -> str:
     if not text.endswith(".png"):
         raise argparse.ArgumentTypeError(f"{text} is no .png file; name it so")
     return _json_file(text)
+
+
+def _share(text: str) -> float:
+    """A share, as a number or in per cent."""
+    from commlib.experiments.bills import share
+
+    try:
+        return share(text)
+    except (ArithmeticError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no share; write it like 0.4 or 40%") from None
 
 
 def _show(console: Console, results: list[Result]) -> None:
@@ -110,14 +127,19 @@ def _settings(
 
     `default` makes the configuration that the settings change, from the command's own flags; `change` lays them over it.
     """
-    known, given = _own_and_given(parser, argv)
+    known, given = _own_and_given(parser, argv, is_trained=change is _of_a_trained_team)
     return known, change(default(known), given)
 
 
-def _own_and_given(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
-    """A command's own flags, and the settings given with them, nested where there is a dot."""
+def _own_and_given(
+    parser: argparse.ArgumentParser, argv: list[str], *, is_trained: bool = False
+) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """A command's own flags, and the settings given with them, nested where there is a dot.
+
+    Of a trained team (`is_trained`) the help lists only what may change after training.
+    """
     if {"-h", "--help"} & set(argv):
-        _help_with_settings(parser)
+        _help_with_settings(parser, is_trained=is_trained)
     own, settings = _divided(parser, argv)
     known, unknown = parser.parse_known_args(own)
     return known, _given(settings + unknown, parser.prog)
@@ -142,14 +164,24 @@ def _divided(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[list[str
     return own, settings
 
 
-def _help_with_settings(parser: argparse.ArgumentParser) -> NoReturn:
-    """Print a command's own flags, then all settings with their meaning and default, and leave."""
+def _help_with_settings(parser: argparse.ArgumentParser, *, is_trained: bool) -> NoReturn:
+    """Print a command's own flags, then the settings with their meaning and default, and leave."""
     import tyro
 
     parser.print_help()
-    sys.stdout.write("\nsettings, which also stand in YAML files (--config), nested where there is a dot:\n\n")
+    settings: type[BaseModel] = RunConfig
+    heading = "settings, which also stand in YAML files (--config), nested where there is a dot"
+    if is_trained:
+        fields: dict[str, Any] = {
+            name: (RunConfig.model_fields[name].annotation, RunConfig.model_fields[name]) for name in PLAY_SETTINGS
+        }
+        settings = create_model("PlaySettings", **fields)
+        heading = (
+            "settings that may change after training; what is left out stays as the run has it, whatever its default"
+        )
+    sys.stdout.write(f"\n{heading}:\n\n")
     sys.stdout.flush()
-    tyro.cli(RunConfig, args=["--help"], prog=parser.prog, config=(tyro.conf.AvoidSubcommands,))
+    tyro.cli(settings, args=["--help"], prog=parser.prog, config=(tyro.conf.AvoidSubcommands,))
     raise SystemExit(GOOD)
 
 
@@ -424,25 +456,62 @@ def _journal(argv: list[str]) -> int:
     books = keep_books(known.run, known.export, is_compacted=known.compact)
     _write_json(known.json, books)
     console = _console(known.json)
-    for name, account in books["accounts"].items():
-        amount = "no cap" if account["amount"] is None else f"{account['amount']} per {account['per'] or 'grant'}"
-        price = "" if account["price"] is None else f", price {account['price']:.3g} {_PER_UNIT}"
-        console.print(
-            f"{name} ({account['currency']}, {amount}): {account['spent']} spent, {account['leased']} leased, "
-            f"{account['available']} available of {account['granted']} granted{price}",
-            highlight=False,
-            markup=False,
-        )
+    for line in _account_lines(books["accounts"]) + _who_lines(books):
+        console.print(line, highlight=False, markup=False)
     if "exported" in books:
-        console.print(f"exported: {books['exported']['rows']} rows to {books['exported']['to']}", highlight=False)
+        exported = books["exported"]
+        console.print(f"exported: {_counted(exported['rows'], 'row')} to {exported['to']}", highlight=False)
     if "compacted" in books:
         done = books["compacted"]
         console.print(
-            f"compacted: {done['n_leases']} leases, {done['n_entries']} debits, {done['n_receipts']} receipts and "
-            f"{done['n_allowances']} allowances; {done['bytes_before']} bytes became {done['bytes_after']}",
+            f"compacted: {_counted(done['n_leases'], 'lease')}, {_counted(done['n_entries'], 'debit')}, "
+            f"{_counted(done['n_receipts'], 'receipt')} and {_counted(done['n_allowances'], 'allowance')}; "
+            f"{done['bytes_before']:,} bytes became {done['bytes_after']:,}",
             highlight=False,
         )
     return GOOD
+
+
+def _account_lines(accounts: dict[str, dict[str, Any]]) -> list[str]:
+    """What stands in each account; an account that is granted freely has no allowance to name."""
+    lines = []
+    for name, account in accounts.items():
+        cap = (
+            "no cap"
+            if account["amount"] is None
+            else f"{account['amount']:,} per {account['per']}" * bool(account["per"])
+        )
+        told = ", ".join(filter(None, ["" if account["currency"] in name else account["currency"], cap]))
+        price = "" if account["price"] is None else f", price {account['price']:.3g} {_PER_UNIT}"
+        lines.append(
+            name
+            + (f" ({told})" if told else "")
+            + f": {account['spent']:,} spent, {account['leased']:,} leased, {account['available']:,} available of "
+            f"{account['granted']:,} granted{price}"
+        )
+    return lines
+
+
+def _who_lines(books: dict[str, Any]) -> list[str]:
+    """Who is in the books, and how often."""
+    fenced = [f"{holder} {_counted(n, 'time')}" for holder, n in books["fences"].items()]
+    return [
+        f"senders: {_listed(books['senders'])}",
+        f"holders: {_listed(books['holders'])}",
+        f"entries: {_counted(books['entries'], 'debit')}, {_counted(books['receipts'], 'receipt')}, "
+        f"{_counted(books['open_leases'], 'open lease')}",
+        f"fences: {_listed(fenced)}",
+    ]
+
+
+def _listed(names: list[Any]) -> str:
+    """How many there are, and the first ones."""
+    more = f", and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
+    return f"{len(names):,}" + (f" ({', '.join(map(str, names[:MOST_NAMES]))}{more})" if names else "")
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n:,} {what}" + "s" * (n != 1)
 
 
 def _top(argv: list[str]) -> int:
@@ -692,7 +761,7 @@ def _bill(argv: list[str]) -> int:
     )
     parser.add_argument("paths", metavar="RUN|FILE.json", type=Path, nargs="*", help="run folders, results, bills")
     parser.add_argument(
-        "--mask-rate", metavar="R", type=float, help="share of the chances to speak that is let through"
+        "--mask-rate", metavar="R", type=_share, help="share of the chances to speak that is let through: 0.4 or 40%%"
     )
     parser.add_argument("--floats", metavar="N", type=int, help="numbers in a message; with --mask-rate")
     parser.add_argument("--float-count", metavar="N", type=float, help="numbers sent in an episode, by all agents")
@@ -723,7 +792,7 @@ def _bill(argv: list[str]) -> int:
 
         _write_json(known.json or "-", schema())
         return GOOD
-    from commlib.experiments.bills import bills_json, bills_table, explained, read_bills, stated_bill
+    from commlib.experiments.bills import assumed, bills_json, bills_table, explained, read_bills, stated_bill
 
     stated = stated_bill(known)
     bills = [*([stated] if stated else []), *(bill for path in known.paths for bill in read_bills(path))]
@@ -734,8 +803,15 @@ def _bill(argv: list[str]) -> int:
     _write_json(known.json, bills_json(bills))
     console = _console(known.json)
     console.print(bills_table(bills))
-    for line in explained(bills[0]) if len(bills) == 1 else []:
+    for line in explained(bills[0]) if len(bills) == 1 else assumed(bills):
         console.print(line, highlight=False, markup=False)
+    if known.vocabulary == 1:
+        console.print(
+            "warning: with a vocabulary of 1 all tokens are alike, so that each is of 0 bits; give the number of different "
+            "tokens",
+            style="bold yellow",
+            highlight=False,
+        )
     return GOOD
 
 

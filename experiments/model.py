@@ -70,18 +70,21 @@ class Calibration:
         """
         here = next((r for r in self.rungs if r.rate_weight == rate_weight), None)
         if here is not None:
-            return max(0.0, self._most_per_bit(here, here.bits_per_agent_episode))
+            return max(0.0, self._most_per_bit(here, here.bits_per_agent_episode + 1e-9))
         if not self.rungs:
             return 0.0
         weights, bits = zip(*sorted((r.rate_weight, r.bits_per_agent_episode) for r in self.rungs), strict=True)
         spent = max(float(np.interp(rate_weight, weights, bits)), min(bits) + 1e-6)
-        fewer = [r for r in self.rungs if r.bits_per_agent_episode < spent]
+        least = (
+            spent - 1e-9
+        )  # a weight may lie a rounding beside a rung's: that rung counts as dearer, and never as both
+        fewer = [r for r in self.rungs if r.bits_per_agent_episode <= least]
         # Chords that span these bits: from each rung the steepest, and of those the flattest is the side of the hull.
-        return max(0.0, min(self._most_per_bit(rung, spent - 2e-9) for rung in fewer))
+        return max(0.0, min(self._most_per_bit(rung, least) for rung in fewer))
 
     def _most_per_bit(self, rung: Rung, bits: float) -> float:
         """The most return for a bit that any rung which spends more than these bits adds to a rung that spends no more."""
-        dearer = [r for r in self.rungs if r.bits_per_agent_episode > bits + 1e-9]
+        dearer = [r for r in self.rungs if r.bits_per_agent_episode > bits]
         saved = [r.bits_per_agent_episode - rung.bits_per_agent_episode for r in dearer]
         return max([(r.return_ - rung.return_) / n for r, n in zip(dearer, saved, strict=True)], default=0.0)
 

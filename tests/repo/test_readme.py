@@ -1,4 +1,4 @@
-"""README.md tells the truth: its Python blocks run, in order, and its links lead somewhere.
+"""README.md tells the truth: its Python blocks run, each by itself, and its links lead somewhere.
 
 A block that cannot run in a test says why, on the line above it: `<!-- not run: it needs a cluster -->`.
 """
@@ -19,22 +19,21 @@ NOT_RUN = re.compile(r"<!-- not run: \S.* -->")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)[^)]*\)|(?:src|href)=\"([^\"]+)\"")
 
 
-def script(text: str) -> str:
-    """The page with every line that is not in a Python block blanked, so that a traceback's line is the page's."""
-    kept: list[str] = []
+def scripts(text: str) -> list[str]:
+    """Each Python block of the page, with every other line blanked, so that a traceback's line is the page's."""
+    found: list[list[str]] = []
     fence: str | None = None
     last = ""
-    for line in text.splitlines():
+    for number, line in enumerate(text.splitlines()):
         if fence is None and line.startswith("```"):
             fence = "skip" if line != "```python" or NOT_RUN.fullmatch(last.strip()) else "run"
-            kept.append("")
+            found += [[""] * (number + 1)] if fence == "run" else []
         elif fence is not None and line == "```":
             fence = None
-            kept.append("")
-        else:
-            kept.append(line if fence == "run" else "")
+        elif fence == "run":
+            found[-1].append(line)
         last = line if line.strip() else last
-    return "\n".join(kept) + "\n"
+    return ["\n".join(lines) + "\n" for lines in found]
 
 
 def anchors(text: str) -> set[str]:
@@ -56,16 +55,19 @@ def broken_links(page: Path) -> list[str]:
     return broken
 
 
-def test_the_readme_exists() -> None:
-    assert README.is_file(), "README.md is missing: the wheel is built with it, and newcomers start there"
+BLOCKS = scripts(README.read_text())
 
 
-def test_every_python_block_runs(tmp_path: Path) -> None:
-    assert README.is_file(), "README.md is missing"
-    blocks = tmp_path / "readme.py"
-    blocks.write_text(script(README.read_text()))
+def test_the_page_has_the_examples_that_it_speaks_of() -> None:
+    assert len(BLOCKS) == 5
+
+
+@pytest.mark.parametrize("nth", range(len(BLOCKS)))
+def test_every_python_block_runs_alone(tmp_path: Path, nth: int) -> None:
+    block = tmp_path / "readme.py"
+    block.write_text(BLOCKS[nth])
     done = subprocess.run(
-        [sys.executable, str(blocks)],
+        [sys.executable, str(block)],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL,
@@ -84,7 +86,8 @@ def test_local_links_lead_somewhere(page: Path) -> None:
 
 def test_a_marked_block_is_left_out_and_lines_stay_in_place() -> None:
     page = "# x\n```python\na = 1\n```\n<!-- not run: no cluster here -->\n\n```python\nb = 2\n```\n```sh\nc\n```\n"
-    assert script(page) == "\n\na = 1\n" + "\n" * 9
+    assert scripts(page) == ["\n\na = 1\n"]
+    assert scripts(page.replace("<!-- not run: no cluster here -->", "")) == ["\n\na = 1\n", "\n" * 7 + "b = 2\n"]
 
 
 def test_a_broken_link_is_seen(tmp_path: Path) -> None:

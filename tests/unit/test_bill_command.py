@@ -72,7 +72,10 @@ def test_runs_results_and_files_stand_side_by_side(command, run_copy):
         8 * json.loads(path.read_text())["wire_bytes"]
         for path in (RunFolder(run_copy).result, RESULTS / "demo-ours.json")
     ]
-    assert err.count("mask rate 0.4") == 3
+    assert err.count("mask rate 0.4  ") == 3
+    assert (
+        err.count("mask rate 0.4: payload: 81,920 bits, assumed: 0.4 x 5 agents x 20 steps x 64 floats x 32 bits") == 3
+    )
     assert "guide_v1, ours, seed 0" in err
     Path("all.json").write_text(out)
     code, again, _ = command("bill", "all.json", "--json", "-")
@@ -109,7 +112,11 @@ WRONG = {
     ),
     "rate": ([*STATED[1:], "--mask-rate", "40"], "a mask rate of 40.0 is no share"),
     "rate not a number": ([*STATED[1:], "--mask-rate", "nan"], "a mask rate of nan is no share"),
-    "rate in words": ([*STATED[1:], "--mask-rate", "often"], "argument --mask-rate: invalid float value: 'often'"),
+    "rate above 100 %": ([*STATED[1:], "--mask-rate", "140 %"], "a mask rate of 1.4 is no share"),
+    "rate in words": (
+        [*STATED[1:], "--mask-rate", "often"],
+        "argument --mask-rate: 'often' is no share; write it like 0.4 or 40%",
+    ),
     "no width": (["--mask-rate", "0.4", "--agents", "2", "--steps", "3"], "say how many numbers one has (--floats)"),
     "no agents": (["--mask-rate", "0.4", "--floats", "2"], "say how many of both there are (--agents, --steps)"),
     "agents below 0": ([*STATED[1:], "--agents", "-5"], "-5 agents are impossible"),
@@ -118,7 +125,6 @@ WRONG = {
     "rule": ([*STATED[1:], "--charging", "free"], "argument --charging: invalid choice: 'free'"),
     "tokens": (["--tokens", "3"], "tokens have no size by themselves; say --vocabulary or --bytes-per-token"),
     "header": (["--float-count", "3", "--header-bits", "8"], "say how many messages an episode has (--messages)"),
-    "no file": (["no.json"], "cannot read no.json: No such file or directory"),
     "unknown flag": (["--masc-rate", "1"], "unrecognized arguments: --masc-rate"),
     "nowhere to write": ([*STATED[1:], "--json", "no/bill.json"], "the folder of no/bill.json does not exist"),
 }
@@ -161,10 +167,48 @@ def test_a_wrong_file_is_exit_2_and_named(command, content, sentence):
     assert sentence in err
 
 
-def test_a_folder_without_a_run_is_named(command, tmp_path):
-    code, out, err = command("bill", tmp_path)
+@pytest.mark.parametrize(("name", "sentence"), [("", "holds no run"), ("no.json", "no.json does not exist")])
+def test_a_run_that_is_not_there_is_exit_1_as_in_other_commands(command, tmp_path, name, sentence):
+    code, out, err = command("bill", tmp_path / name)
     assert (code, out, err.count("\n")) == (FAILED, "", 1)
-    assert "holds no run" in err
+    assert sentence in err
+
+
+def test_a_journal_is_no_bill_and_the_command_that_reads_it_is_named(command):
+    Journal("tokens.sqlite").close()
+    code, out, err = command("bill", "tokens.sqlite")
+    assert (code, out, err.count("\n")) == (WRONG_USAGE, "", 1)
+    assert "tokens.sqlite is a journal, which holds no bill; bill its run folder" in err
+    assert "commlib journal tokens.sqlite" in err
+
+
+@pytest.mark.parametrize(("percent", "share"), [("40%", 0.4), ("33.3 %", 0.333), ("7%", 0.07), ("100 %", 1.0)])
+def test_a_mask_rate_may_be_in_per_cent(command, percent, share):
+    command(*STATED[:1], "--mask-rate", percent, *STATED[3:], "--json", "percent.json")
+    command(*STATED[:1], "--mask-rate", share, *STATED[3:], "--json", "share.json")
+    assert Path("percent.json").read_bytes() == Path("share.json").read_bytes()
+
+
+def test_evaluations_of_one_run_are_told_apart_by_their_folders(command, run_copy):
+    result = json.loads(RunFolder(run_copy).result.read_text())
+    for nth in (1, 2):
+        Path(f"{nth}.json").write_text(json.dumps({**result, "run": f"runs/one/evaluation-{nth}"}))
+    _, out, _ = command("bill", "1.json", "2.json")
+    assert all(f"seed {result['seed']} (runs/one/evaluation-{nth})" in out for nth in (1, 2))
+    assert "evaluation" not in command("bill", "1.json")[1].splitlines()[4]
+
+
+def test_an_estimate_per_episode_is_shown_without_any_steps(command):
+    code, out, err = command("bill", "--tokens", "200", "--vocabulary", "16")
+    assert (code, err) == (GOOD, "")
+    assert out.splitlines()[4].split("broadcast (a)")[1].split() == ["-", "-", "-", "800", "a", "800", "d", "-"]
+    assert "warning" not in out
+
+
+def test_a_vocabulary_of_one_is_warned_of(command):
+    code, out, _ = command("bill", "--tokens", "200", "--vocabulary", "1")
+    assert code == GOOD
+    assert "warning: with a vocabulary of 1 all tokens are alike, so that each is of 0 bits" in out
 
 
 def test_titles_are_shown_as_they_are(command):
@@ -178,7 +222,7 @@ def test_a_page_is_filled_from_its_files(tmp_path):
     page = filled("before\n<!-- bills: one.json -->\nold\n<!-- end -->\nafter\n", tmp_path)
     assert page.splitlines()[:2] == ["before", "<!-- bills: one.json -->"]
     assert page.splitlines()[4] == (
-        "| [an example](one.json) | broadcast | 1.058 m | 2.667 m | 30.67 m | 16 m | 184 m |"
+        "| [an example](one.json) | broadcast | 1.058 m | 2.667 m | 30.67 m | 6.35 m | 16 m | 184 m |"
     )
     assert page.splitlines()[5:] == ["<!-- end -->", "after"]
     assert filled(page, tmp_path) == page

@@ -140,7 +140,7 @@ def test_one_for_each_is_made_when_the_team_is_known():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("agents 1-3: 8 bit/step", "is for agent 3, there are 3"),
+        ("agents 1-3: 8 bit/step", "is for agent 3, but the agents are 0 to 2"),
         ("edge 0->0: 8 bit/step", "an edge that the graph does not have; it has 0->1, 0->2, 1->0"),
         ("edge 0->7: 8 bit/step", "an edge that the graph does not have"),
         ("each agent: 8 bit/step, agent 1: 4 bit/step", "two budgets of bits/step of agent 1"),

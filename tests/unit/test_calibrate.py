@@ -63,6 +63,17 @@ def test_between_rungs_a_price_is_what_the_last_bit_brings(weight, side):
     assert with_trap.bit_price(weight) == pytest.approx(side)
 
 
+@pytest.mark.parametrize("more_bits", [0.0, 1e-12, 1e-6 - 1e-10], ids=["apart", "alike", "nearly alike"])
+def test_a_price_a_rounding_beside_a_rung_is_still_a_price(more_bits):
+    """Prices are found by search, and may come to lie so near a rung's that their bits differ by less than can be told."""
+    low, high = rung(0.4, -3.0, 2.0), rung(0.3, -3.0, 2.0 + more_bits)
+    calibration = Calibration((*FRONTIER.rungs[:3], *([high] if more_bits else []), low), 0)
+    for weight in (r.rate_weight * (1 + e) for r in calibration.rungs for e in (-1e-11, -1e-12, -1e-15, 1e-15, 1e-11)):
+        assert 0 <= calibration.bit_price(weight) <= 1.0
+    for weight in np.linspace(0.3, 0.4, 101):
+        assert 0 <= calibration.bit_price(float(weight)) <= 1.0
+
+
 def test_a_rung_that_is_worse_and_dearer_is_never_bought():
     with_trap = Calibration((*FRONTIER.rungs, rung(0.3, 0.5, 30.0)), 0)
     assert 0.3 not in {with_trap.rate_weight(price) for price in np.linspace(0, 2, 400)}

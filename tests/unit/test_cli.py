@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,12 @@ from pathlib import Path
 import pytest
 
 from commlib import __version__
+from commlib.config import PLAY_SETTINGS
 from commlib.experiments import cli
 from commlib.experiments.cli import COMMANDS, FAILED, GOOD, WRONG_USAGE
+from commlib.journal import Journal, Receipt
+from commlib.ledger import Ledger
+from commlib.purse import Purse
 from commlib.records import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +41,7 @@ WRONG = {
     "missing value before a flag": (["train", "guide", "--seed", "--quiet"], "--seed needs a value"),
     "missing value of a word": (["train", "guide", "--out"], "argument --out: expected one argument"),
     "no number": (["train", "guide", "--seed", "many"], "seed = 'many': Input should be a valid integer"),
-    "negative budget": (["train", "guide", "--budget", "-5 bit/step"], "is less than one bit"),
+    "negative budget": (["train", "guide", "--budget", "-5 bit/step"], "is negative"),
     "budget without unit": (["train", "guide", "--budget=64"], "the budget '64' has no unit"),
     "no steps": (["train", "guide", "--steps", "0"], "steps = '0': Input should be greater than or equal to 1"),
     "too many hosts": (["train", "guide", "--hosts", "7"], "7 hosts are more than the 3 agents of guide"),
@@ -49,6 +54,10 @@ WRONG = {
     "evaluate nothing": (["evaluate"], "the following arguments are required: RUN"),
     "audit nothing": (["audit"], "the following arguments are required: RUN"),
     "journal nothing": (["journal"], "the following arguments are required: RUN"),
+    "export into what": (
+        ["journal", "x", "--export", "out.txt"],
+        "out.txt may be a file or a folder; name a file .jsonl",
+    ),
     "export into no folder": (["journal", "x", "--export", "no/books.jsonl"], "the folder of no/books.jsonl does not"),
     "report nothing": (["report"], "the following arguments are required: RUN"),
     "audit two": (["audit", "a", "b"], "unrecognized arguments: b"),
@@ -144,6 +153,14 @@ def test_the_help_of_train_lists_every_setting(command):
     _, out, _ = command("train", "--help")
     for setting in cli._setting_names(cli.RunConfig):
         assert "--" + setting.replace("_", "-") in out
+
+
+@pytest.mark.parametrize("name", ["evaluate", "verify"])
+def test_the_help_of_a_trained_team_lists_only_what_may_change(command, name):
+    _, out, _ = command(name, "--help")
+    flags = set(re.findall(r"--[a-z][a-z._-]*", out))
+    settings = {setting: "--" + setting.replace("_", "-") for setting in cli._setting_names(cli.RunConfig)}
+    assert {setting for setting, flag in settings.items() if flag in flags} == set(PLAY_SETTINGS)
 
 
 def test_the_overview_names_every_command(command):
@@ -299,9 +316,43 @@ def test_books_are_shown_exported_and_compacted_and_the_run_is_as_before(command
     assert "the books reconcile" in out
 
 
+def test_books_are_shown_for_people_to_read(command):
+    with Journal("tokens.sqlite") as journal, Ledger(journal) as ledger:
+        ledger.grant(7_000_000, sequence=0)
+        ledger.lease("r-1", 1_234_567, sequence=0)
+        ledger.fence("r-1")
+        with Purse(ledger, "r-0") as purse:
+            purse.charge(7, (1, 2), 500_000)
+    lines = [
+        "bits: 1,734,567 spent, 0 leased, 5,265,433 available of 7,000,000 granted",
+        "senders: 1 (7)",
+        "holders: 2 (r-0, r-1)",
+        "entries: 1 debit, 0 receipts, 0 open leases",
+        "fences: 2 (r-0 1 time, r-1 1 time)",
+    ]
+    assert command("journal", "tokens.sqlite")[1].splitlines() == lines
+    with Journal("tokens.sqlite") as journal, Ledger(journal) as ledger:
+        ledger.receive(
+            [Receipt("ears", 0, 0, entry.round, 7, n, 1, 500_000) for entry in journal.entries() for n in (1, 2)]
+        )
+    lines[3] = "entries: 1 debit, 2 receipts, 0 open leases"
+    out = command("journal", "tokens.sqlite", "--export", "all/", "--compact")[1].splitlines()
+    assert out[:5] == lines
+    assert out[5] == "exported: 9 rows to all"
+    assert out[6].startswith("compacted: 2 leases, 1 debit, 2 receipts and 1 allowance; ")
+    assert command("journal", "tokens.sqlite")[1].splitlines() == lines, "whoever was compacted is still named"
+
+
+def test_of_many_names_the_first_are_shown():
+    assert cli._listed(list(range(9))) == "9 (0, 1, 2, 3, 4, 5, 6, 7, and 1 more)"
+    assert cli._listed([]) == "0"
+
+
 def test_books_that_cannot_be_read_or_exported_are_told_in_one_sentence(command, run_copy, tmp_path):
+    Path("books.jsonl").touch()
     for words, said in (
         (("journal", run_copy, "--export", run_copy), "is not empty; name a new folder"),
+        (("journal", run_copy, "--export", "books.jsonl"), "books.jsonl is there already; name a new file"),
         (("journal", RunFolder(run_copy).config), "is damaged or is no journal"),
         (("audit", RunFolder(run_copy).config), "is damaged or is no journal"),
     ):

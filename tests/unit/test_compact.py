@@ -218,10 +218,24 @@ def test_what_a_dead_sender_spent_is_carried_as_recovered(ledger):
     assert what_stays(ledger) == before
 
 
+def test_what_a_dead_holder_cost_is_still_said(ledger):
+    ledger.grant(100, 1000)
+    ledger.lease("a", 40, 20)
+    ledger.fence("a")
+    assert (
+        "account 'bits': 1 lease of a shut out by a fence: all 40 bits count as spent"
+        in audit(ledger.journal).explanations
+    )
+    compact(ledger.journal)
+    assert audit(ledger.journal).explanations[0] == (
+        "account 'bits': leases that were fenced or had expired were compacted: all 40 bits that they held count as spent"
+    )
+
+
 def test_books_that_do_not_reconcile_stay_as_they_are(ledger):
     ledger.receive([Receipt("b", 0, 50, 50, 0, 1, 1, 9)])
     digest = ledger.journal.digest()
-    with pytest.raises(JournalError, match="have 1 differences and stay as they are; the first: round 50, edge 0->1"):
+    with pytest.raises(JournalError, match="have 1 difference and stay as they are; the first: round 50, edge 0->1"):
         compact(ledger.journal)
     assert (ledger.journal.digest(), n_rows(ledger.journal, "entries")) == (digest, 40)
 

@@ -80,12 +80,12 @@ def test_an_export_is_there_whole_or_not_at_all(export, tmp_path):
             export(journal, tmp_path / "nowhere" / "books")
 
 
-def test_an_export_that_fails_leaves_the_last_one(journal, tmp_path):
-    export_jsonl(journal, tmp_path / "books")
-    before = (tmp_path / "books").read_bytes()
-    with Stops(":memory:") as broken, pytest.raises(JournalError):
-        export_jsonl(broken, tmp_path / "books")
-    assert (tmp_path / "books").read_bytes() == before
+def test_a_file_that_is_there_is_left_alone(journal, tmp_path):
+    (tmp_path / "books.jsonl").write_text("years of work")
+    with pytest.raises(JournalError, match=r"books\.jsonl is there already; name a new file for the export"):
+        export_jsonl(journal, tmp_path / "books.jsonl")
+    assert (tmp_path / "books.jsonl").read_text() == "years of work"
+    assert [file.name for file in tmp_path.iterdir()] == ["books.jsonl"]
 
 
 def test_a_folder_that_holds_something_is_left_alone(journal, tmp_path):

@@ -303,6 +303,14 @@ def test_news_take_the_place_of_what_waits():
     assert told(end)[0, 0] == 5
 
 
+def test_to_say_the_same_again_is_news_so_it_is_put_off_and_dropped_each_time():
+    end = host(Rationing(when_out="defer"), n_worlds=1, plan=ONE)
+    unheard = [say(end, [[9]], number, NOTHING) for number in range(4)]
+    assert [(sent.n_deferred, sent.n_dropped) for sent in unheard] == [(1, 0), (1, 1), (1, 1), (1, 1)]
+    heard = say(end, [[9]], 4)
+    assert (heard.n_spoken, heard.n_late, heard.n_dropped, end.n_put_off) == (1, 0, 1, 0)
+
+
 def test_what_listeners_expect_by_now_need_not_be_said():
     table = np.ones((1, 33, 32))
     table[0, 1:] += 200 * np.eye(32)

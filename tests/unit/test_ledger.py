@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from commlib.budget import Budget
+from commlib.compact import compact
 from commlib.errors import BudgetError, ConfigError, JournalError, LeaseError, OverBudget
 from commlib.journal import MAIN, Journal
 from commlib.ledger import Entry, Lease, Ledger, Receipt, Statement, Terms
@@ -243,6 +244,32 @@ def test_what_was_recorded_before_a_fence_can_be_replayed_after_it(ledger):
     ledger.receive([receipt(7, holder="a")])
     assert again == lease
     assert (sums(ledger), ledger.journal.digest()) == before
+
+
+def test_a_grant_that_differs_says_what_to_do_without_any_run(ledger):
+    with pytest.raises(
+        JournalError, match="a row never changes: count the sequence up for what is new; a run is resumed"
+    ):
+        ledger.grant(101, sequence=0)
+    assert ledger.grant(1, sequence=1).granted == 101
+
+
+def test_where_nothing_was_granted_the_file_may_be_the_wrong_one(tmp_path):
+    path = tmp_path / "boks.sqlite"
+    with Ledger(Journal(path)) as ledger:
+        with pytest.raises(OverBudget) as caught:
+            ledger.lease("a", 5, sequence=0)
+        assert str(caught.value) == (
+            f"a asked for 5 bits in its lease 0, 0 are left: nothing was granted yet in {path}; grant first, or name the "
+            f"right file"
+        )
+        ledger.grant(4, sequence=0)
+        ledger.withdraw(4, sequence=0)
+        with pytest.raises(OverBudget, match="0 are left; raise the budget, or send less"):
+            ledger.lease("a", 5, sequence=0)
+        compact(ledger.journal)
+        with pytest.raises(OverBudget, match="0 are left; raise the budget, or send less"):
+            ledger.lease("a", 5, sequence=0)
 
 
 def test_receipts_move_no_bits_and_are_booked_once(ledger):

@@ -369,7 +369,11 @@ def test_a_closed_purse_says_so(purse):
         ((-1, (1,), 8), "-1 is out of range"),
         ((0, (), 8), "name each agent that hears it once"),
         ((0, (1, 1), 8), "name each agent that hears it once"),
-        ((0, ("b",), 8), "'b' is not a whole number"),
+        ((0, ("alice",), 8), "the receiver 'alice' is not a whole number; agents go by number, so give each name one"),
+        (("bob", (1,), 8), "the sender 'bob' is not a whole number; agents go by number, so give each name one"),
+        ((0, 1, 8), "the charge of sender 0 has the receivers 1; give a tuple of agents"),
+        ((0, "12", 8), "the charge of sender 0 has the receivers '12'; give a tuple of agents"),
+        ((0, None, 8), "has the receivers None; give a tuple of agents"),
     ],
 )
 @pytest.mark.parametrize("is_warm", [False, True])

@@ -265,8 +265,8 @@ def test_groups_are_read(text, groups):
         ("agents 0: 50", "write it like 'agents 0-2: 50 %'"),
         ("0-1: 50 %", "cannot read the group '0-1: 50 %'"),
         ("agents 0,2: 50 %", "cannot read the group '2: 50 %'"),
-        ("agents 0: -5 %", "cannot read the group"),
-        ("agents 0: 101 %", "cannot read the group"),
+        ("agents 0: -5 %", "the group 'agents 0: -5 %' is guaranteed -5 %; a share is from 0 % to 100 %"),
+        ("agent 0: 150 %, agent 1", "the group 'agent 0: 150 %' is guaranteed 150 %; a share is from 0 % to 100 %"),
         ("agents 0: nan %", "cannot read the group"),
         ("agent 0: %", "cannot read the group"),
         ("agent 0: 60 %, agent 1: 50 %", "are guaranteed 110% together; at most 100 % is there"),
@@ -287,7 +287,7 @@ def test_all_can_be_guaranteed():
 def test_a_group_of_strangers_is_refused():
     rationing = Rationing("priority", parse_groups("agents 0-3: 50 %"))
     assert rationing.for_team(4) is rationing
-    with pytest.raises(ConfigError, match="for agent 3, there are 3"):
+    with pytest.raises(ConfigError, match="for agent 3, but the agents are 0 to 2"):
         rationing.for_team(3)
 
 
