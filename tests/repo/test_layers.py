@@ -17,7 +17,7 @@ FOLDERS = ("commlib", "codecs", "agents", "experiments")
 LOWER = frozenset(
     {
         "units", "errors", "message", "frame", "budget", "ledger", "journal", "schema", "audit", "compact", "export",
-        "purse", "price", "bill", "config", "records", "plugins", "plan", "rationing",
+        "purse", "price", "bill", "config", "records", "plugins", "plan", "rationing", "channel",
     }
 )  # fmt: skip
 RAY_FILE = "agents/ray_runtime.py"
