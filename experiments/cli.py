@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 GOOD, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 MOST_DIFFERENCES = 20
+_AFTER_INTERRUPT = {
+    "train": "a run that has a checkpoint continues with commlib train --resume --out RUN",
+    "evaluate": "nothing of this evaluation was kept, so repeat the command",
+    "demo": "the same command begins anew",
+}
 _PER_UNIT = "in squared distortion (or harm) per unit"
 
 
@@ -777,9 +782,7 @@ def main(argv: list[str] | None = None) -> int:
     except CommlibError as error:
         return _fail(error, FAILED, rest)
     except KeyboardInterrupt:
-        sys.stderr.write(
-            "\ncommlib: interrupted; a training run that has a checkpoint continues with commlib train --resume --out RUN\n"
-        )
+        sys.stderr.write(f"\ncommlib: interrupted; {_AFTER_INTERRUPT.get(name, 'repeat the command')}\n")
         return INTERRUPTED
     except BrokenPipeError:
         return FAILED

@@ -489,7 +489,8 @@ def check_names(config: RunConfig, world: WorldSpec) -> None:
 
 
 def check_folder(folder: RunFolder, config: RunConfig, *, resume: bool) -> None:
-    """Refuse a folder that holds another run, or that holds none to resume."""
+    """Refuse a folder that holds another run, an evaluation that was cut off, or no run to resume."""
+    folder.check_not_cut_off()
     if folder.config.is_file():
         if not resume:
             raise RunError(f"{folder.path} holds a run already; choose another --out, or continue it with --resume")
