@@ -666,7 +666,7 @@ def _agents_table(run: Run) -> Html | None:
             f"{line.messages:,}",
             f"{line.bits:,}",
             f"{100 * line.bits / max(1, booked.charged):.1f} %",
-            f"{100 * line.gate_rate:.1f} %",
+            NONE if line.gate_rate is None else f"{100 * line.gate_rate:.1f} %",
         )
         for line in booked.agents
     ]
