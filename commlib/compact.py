@@ -67,7 +67,7 @@ def compact(journal: Journal) -> Compaction:
         if report.differences:
             raise JournalError(
                 f"the books in {journal.path} have {len(report.differences)} differences and stay as they are; the "
-                f"first: {report.differences[0]}"
+                f"first: {report.differences[0]}. Compact when everybody has settled; `commlib audit` shows the others"
             )
         digest = journal.digest()
         carried = journal.carried()

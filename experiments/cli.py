@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from commlib.records import Result
 
 GOOD, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
-MOST_DIFFERENCES = 20
 _AFTER_INTERRUPT = {
     "train": "a run that has a checkpoint continues with commlib train --resume --out RUN",
     "evaluate": "nothing of this evaluation was kept, so repeat the command",
@@ -395,9 +394,9 @@ def _audit(argv: list[str]) -> int:
     report, differences = audit_run(known.run)
     _write_json(known.json, {**report, "differences": differences})
     console = _console(known.json)
-    for sentence in (*report["explanations"], *differences):
+    for sentence in (*report["explanations"], *report["summary"]):
         console.print(sentence, highlight=False, markup=False)
-    verdict = "the books reconcile" if not differences else f"{len(differences)} differences"
+    verdict = "the books reconcile" if not differences else f"{len(differences):,} differences"
     console.print(
         f"{verdict}: {report['entries']} debits of {report['bits_debited']} bits, {report['receipts']} receipts, "
         f"{report['spent']} bits spent of {report['granted']} granted",
@@ -475,7 +474,7 @@ def _verify(argv: list[str]) -> int:
     parser.add_argument("run", metavar="RUN", type=Path)
     _add_common(parser)
     known, config = _settings(parser, argv, lambda known: _config_of(known.run), _of_a_trained_team)
-    from commlib.experiments.books import verify_run
+    from commlib.experiments.books import MOST_DIFFERENCES, verify_run
     from commlib.experiments.progress import make_display
 
     display = make_display(is_quiet=known.quiet)
