@@ -786,7 +786,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         return FAILED
     except Exception as error:  # the last resort: one sentence, the traceback on request
-        if "--debug" in rest:
+        if "--debug" in rest or isinstance(error, ModuleNotFoundError):  # the door says what to install
             raise
         sys.stderr.write(
             f"commlib: unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}; run again with --debug and "
