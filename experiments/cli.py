@@ -84,6 +84,11 @@ def _png_file(text: str) -> str:
     return _json_file(text)
 
 
+def _warn(sentence: str) -> None:
+    """A line on stderr of what does not stop a command, and people must know all the same."""
+    sys.stderr.write(f"commlib: warning: {sentence}\n")
+
+
 def _show(console: Console, results: list[Result]) -> None:
     from commlib.experiments.report import summary_table
 
@@ -569,7 +574,7 @@ def _report(argv: list[str]) -> int:
     results = [folder.read_result() for folder in folders]
     page = known.out or folders[0].report
     plots = page.parent / "plots"
-    write_report(folders, page, plots_dir=plots)
+    write_report(folders, page, plots_dir=plots, warn=_warn)
     _write_json(known.json, {"page": str(page), "plots": str(plots), "results": [r.to_json() for r in results]})
     console = _console(known.json)
     _show(console, results)
@@ -724,6 +729,12 @@ def _bill(argv: list[str]) -> int:
         raise Usage(
             f"nothing to bill: give a run, a file, --mask-rate, --float-count or --tokens; see `{parser.prog} --help`"
         )
+    from commlib.experiments.evidence import why_unproved
+    from commlib.records import RunFolder
+
+    for path in known.paths:
+        if path.is_dir() and (sentence := why_unproved(RunFolder(path))):
+            _warn(f"{path}: {sentence}")
     _write_json(known.json, bills_json(bills))
     console = _console(known.json)
     console.print(bills_table(bills))

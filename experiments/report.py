@@ -178,10 +178,17 @@ def number(value: float) -> str:
     return f"{value:.1f}" if size >= 9.995 else f"{value:.2f}" if size >= 0.9995 else f"{value:.3g}"
 
 
-def write_report(folders: Iterable[RunFolder], path: Path, *, plots_dir: Path | None = None) -> None:
+def write_report(
+    folders: Iterable[RunFolder],
+    path: Path,
+    *,
+    plots_dir: Path | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> None:
     """Write one page about these runs, and the figures as PNG files where a folder for them is named.
 
-    Without matplotlib the page has no figures and says so.
+    Without matplotlib the page has no figures and says so. `warn` is told what the folders lack, which stands on the page,
+    too.
 
     Raises:
         RunError: no run has a result, or the page cannot be written.
@@ -191,6 +198,9 @@ def write_report(folders: Iterable[RunFolder], path: Path, *, plots_dir: Path | 
     drawn = _draw(runs) if figures.has_matplotlib() else {}
     _make_folder(path.parent)
     write_whole(path, _page(runs, unread, drawn).encode())
+    if warn is not None:
+        for sentence in [*unread, *(f"{run.folder.path}: {note}" for run in runs for note in run.notes)]:
+            warn(sentence)
     if plots_dir is None:
         return
     if not drawn:
