@@ -238,8 +238,10 @@ def _train(argv: list[str]) -> int:
     known, config = _settings(parser, argv, default)
     from commlib.experiments.progress import make_display
     from commlib.experiments.train import DEFAULT_OUT, run_name, run_training
+    from commlib.records import RunFolder
 
     out = known.out or DEFAULT_OUT / run_name(config)
+    was_finished = known.resume and RunFolder(out).result.is_file()
     display = make_display(is_quiet=known.quiet)
     try:
         result = run_training(config, out, display=display, resume=known.resume)
@@ -250,7 +252,8 @@ def _train(argv: list[str]) -> int:
     _show(console, [result])
     _say_bill(console, result)
     _say_speed(console, result)
-    console.print(f"run folder: {out}; next: commlib report {out}", highlight=False)
+    done = ", which was finished already: nothing was trained or played again" if was_finished else ""
+    console.print(f"run folder: {out}{done}; next: commlib report {out}", highlight=False)
     return GOOD
 
 

@@ -359,8 +359,7 @@ class Training:
         figures = {
             "reward": f"{row['return']:.3f}",
             **({} if success is None else {"success": f"{success:.1%}"}),
-            "bits/agent/step": 32 * sum(self.team.widths) if bits is None else f"{bits:.2f}",
-            "price": f"{phase.objective.bit_price:.2g}",
+            **({} if bits is None else {"bits/agent/step": f"{bits:.2f}", "price": f"{phase.objective.bit_price:.2g}"}),
             "steps/s": f"{self.steps / max(self.seconds, 1e-9):,.0f}",
         }
         self.display.advance(stage.name, min(1.0, self.steps / self.config.steps), figures)
