@@ -259,9 +259,12 @@ def _train(argv: list[str]) -> int:
 
 def _say_bill(console: Console, result: Result) -> None:
     """What each budget was used for, which one binds, and what became of messages that found no room."""
-    price = f"bit price {result.bit_price:.3g} reward per bit"
+    from commlib.experiments.report import price_in_words
+
+    price = f"bit price {price_in_words(result)}"
     if not result.budgets:
-        console.print(f"budget {result.budget or 'not capped'}, {price}", highlight=False, markup=False)
+        told = f"budget {result.budget or 'not capped'}, {price}"
+        console.print(told, highlight=False, markup=False, soft_wrap=True)
     for one in result.budgets:
         used = f"{one.spent / one.granted:.1%} of {one.granted:,} used" if one.granted else "nothing granted"
         short = f", {one.n_full:,} rounds were short" if one.n_full else ""
@@ -274,7 +277,7 @@ def _say_bill(console: Console, result: Result) -> None:
     told = ", ".join(f"{n:,} {fate}" for fate, n in fates.items() if n)
     lost = f"messages for want of budget: {told}" if told else ""
     if result.budgets:
-        console.print("; ".join(filter(None, [price, lost])), highlight=False, markup=False)
+        console.print("; ".join(filter(None, [price, lost])), highlight=False, markup=False, soft_wrap=True)
 
 
 def _say_speed(console: Console, result: Result) -> None:
