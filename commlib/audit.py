@@ -51,8 +51,9 @@ class AuditReport(NamedTuple):
 
     `bits_received` counts a broadcast once for each that heard it, or missed it. `bits_unaccounted` is what fenced and
     expired leases held and nobody debited; `bits_recovered` is the part of it that receivers heard. `accounts` has the sums
-    of every account, in its own units, of which `statement` is the main one. `explanations` says in words what is out of the
-    ordinary and yet in order: leases that were fenced, expired, settled late or are open, and compactions.
+    of every account, in its own units, of which `statement` is the main one. `silent` are the receivers of which there is no receipt at all, though
+    something was debited for them. `explanations` says in words what is out of the ordinary and yet in order: leases that
+    were fenced, expired, settled late or are open, and compactions.
     """
 
     differences: list[Difference]
@@ -64,6 +65,7 @@ class AuditReport(NamedTuple):
     bits_recovered: Bits
     statement: Statement
     accounts: dict[str, Statement]
+    silent: list[int]
     explanations: list[str]
 
 
@@ -188,6 +190,11 @@ class _Slips:
             for edge in journal.carried_edges()
             for text in _edge_differences(edge)
         ]
+        self.charged, self.heard = set[int](), set[int]()
+        """Receivers for whom something was debited, and of whom there is a receipt."""
+        for edge in journal.carried_edges():
+            self.charged |= {edge.receiver} if edge.debited_messages else set()
+            self.heard |= {edge.receiver} if edge.received_messages else set()
         scopes = [(self.used[account], scope_of(terms)) for account, terms in compared.items()]
         for lot in rounds(journal):
             self._add(lot, scopes, unaccounted)
@@ -201,6 +208,8 @@ class _Slips:
         for holder, (n_messages, bits) in lot.missed.items():
             before = self.missed[holder]
             self.missed[holder] = Heard(before.n_messages + n_messages, before.bits + bits)
+        self.charged.update(edge.receiver for edge in lot.debits)
+        self.heard.update(edge.receiver for edge in lot.receipts)
         for entry in lot.entries:
             self.is_by_round = self.is_by_round and entry.sequence == number
             for used, uses in scopes:
@@ -268,6 +277,7 @@ def _audit(journal: Journal) -> AuditReport:
         slips.recovered,
         statements[MAIN],
         statements,
+        sorted(slips.charged - slips.heard),
         list(_explanations(accounts, tallies, slips, carried)),
     )
 

@@ -67,7 +67,7 @@ def compact(journal: Journal) -> Compaction:
         if n := len(report.differences):
             raise JournalError(
                 f"the books in {journal.path} have {n} difference{'s' * (n != 1)} and stay as they are; the first: "
-                f"{report.differences[0]}"
+                f"{report.differences[0]}. Compact when everybody has settled; `commlib audit` shows the others"
             )
         digest = journal.digest()
         carried = journal.carried()

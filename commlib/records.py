@@ -8,6 +8,8 @@
     RUN/result.json      the figures
     RUN/report.html      one self-contained page
 
+    RUN/evaluation.partial/      what an evaluation into this folder has not put in place yet
+
 Files are replaced whole or not at all: a killed process leaves the old one or the new one.
 """
 
@@ -283,6 +285,28 @@ class RunFolder:
         """The page."""
         return self.path / "report.html"
 
+    @property
+    def staged(self) -> RunFolder:
+        """What an evaluation into this folder has not put in place yet."""
+        return RunFolder(self.path / "evaluation.partial")
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether an evaluation into this folder did not come to its end: its config.yaml is put in place last."""
+        return self.staged.path.is_dir() and not self.config.is_file()
+
+    def check_not_cut_off(self) -> None:
+        """Refuse to take what an evaluation left behind for a run.
+
+        Raises:
+            RunError: an evaluation did not come to its end here.
+        """
+        if self.is_cut_off:
+            raise RunError(
+                f"{self.path} holds an evaluation that was cut off, or is still at work; repeat its commlib evaluate "
+                f"with --out {self.path}, which replaces what is left of it"
+            )
+
     def read_result(self) -> Result:
         """The figures of a finished run."""
         try:
@@ -306,9 +330,10 @@ class RunFolder:
         """A folder that holds a run.
 
         Raises:
-            RunError: there is none.
+            RunError: there is none, or only what an evaluation left behind that was cut off.
         """
         folder = cls(Path(path))
+        folder.check_not_cut_off()
         if not folder.config.is_file():
             raise RunError(f"{path} holds no run (no config.yaml in it); see `commlib list runs`")
         return folder

@@ -5,10 +5,11 @@ Books that no run wrote, the file of a program that uses the ledger alone, are a
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from commlib.audit import audit
+from commlib.audit import AuditReport, audit
 from commlib.compact import compact
 from commlib.config import RunConfig
 from commlib.errors import RunError
@@ -20,9 +21,16 @@ from commlib.export import export_csv, export_jsonl
 from commlib.journal import Journal, Statement
 from commlib.records import RunFolder
 
+MOST_DIFFERENCES: Final = 20
+"""So many are shown in the terminal; JSON has all."""
+
 
 def audit_run(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """The audit's figures and every difference in words: within the journal, and between it and `result.json`."""
+    """The audit's figures and every difference in words: within the journal, and between it and `result.json`.
+
+    The figure `summary` is what people are shown of the differences: all that is said of a receiver that has booked nothing
+    in one sentence, and of the others the first ones.
+    """
     with Journal.reader(journal_file(path)) as journal:
         report = audit(journal)
         digest = journal.digest()
@@ -52,9 +60,26 @@ def audit_run(path: Path) -> tuple[dict[str, Any], list[str]]:
         "bits_recovered": report.bits_recovered,
         "accounts": {account: _sums(statement) for account, statement in report.accounts.items()},
         "explanations": report.explanations,
+        "summary": _summary(report, differences),
         "journal_digest": digest,
     }
     return figures, differences
+
+
+def _summary(report: AuditReport, differences: list[str]) -> list[str]:
+    unheard = [one for one in report.differences if one.edge is not None and one.edge.receiver in report.silent]
+    counts = Counter(one.edge.receiver for one in unheard if one.edge is not None)
+    shown = [
+        f"agent {receiver} has booked no receipt so far, and {n:,} debits are for it; audit again when its host has settled, or "
+        f"look why it books nothing"
+        for receiver, n in sorted(counts.items())
+    ]
+    told = set(map(str, unheard))
+    others = [sentence for sentence in differences if sentence not in told]
+    shown += others[:MOST_DIFFERENCES]
+    if len(others) > MOST_DIFFERENCES:
+        shown.append(f"and {len(others) - MOST_DIFFERENCES:,} more differences; --json FILE writes all")
+    return shown
 
 
 def journal_file(path: Path) -> Path:

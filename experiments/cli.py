@@ -26,8 +26,12 @@ if TYPE_CHECKING:
     from commlib.records import Result
 
 GOOD, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
-MOST_DIFFERENCES = 20
 MOST_NAMES = 8
+_AFTER_INTERRUPT = {
+    "train": "a run that has a checkpoint continues with commlib train --resume --out RUN",
+    "evaluate": "nothing of this evaluation was kept, so repeat the command",
+    "demo": "the same command begins anew",
+}
 _PER_UNIT = "in squared distortion (or harm) per unit"
 
 
@@ -95,6 +99,11 @@ def _share(text: str) -> float:
         return share(text)
     except (ArithmeticError, ValueError):
         raise argparse.ArgumentTypeError(f"{text!r} is no share; write it like 0.4 or 40%") from None
+
+
+def _warn(sentence: str) -> None:
+    """A line on stderr of what does not stop a command, and people must know all the same."""
+    sys.stderr.write(f"commlib: warning: {sentence}\n")
 
 
 def _show(console: Console, results: list[Result]) -> None:
@@ -261,8 +270,10 @@ def _train(argv: list[str]) -> int:
     known, config = _settings(parser, argv, default)
     from commlib.experiments.progress import make_display
     from commlib.experiments.train import DEFAULT_OUT, run_name, run_training
+    from commlib.records import RunFolder
 
     out = known.out or DEFAULT_OUT / run_name(config)
+    was_finished = known.resume and RunFolder(out).result.is_file()
     display = make_display(is_quiet=known.quiet)
     try:
         result = run_training(config, out, display=display, resume=known.resume)
@@ -273,15 +284,19 @@ def _train(argv: list[str]) -> int:
     _show(console, [result])
     _say_bill(console, result)
     _say_speed(console, result)
-    console.print(f"run folder: {out}; next: commlib report {out}", highlight=False)
+    done = ", which was finished already: nothing was trained or played again" if was_finished else ""
+    console.print(f"run folder: {out}{done}; next: commlib report {out}", highlight=False)
     return GOOD
 
 
 def _say_bill(console: Console, result: Result) -> None:
     """What each budget was used for, which one binds, and what became of messages that found no room."""
-    price = f"bit price {result.bit_price:.3g} reward per bit"
+    from commlib.experiments.report import price_in_words
+
+    price = f"bit price {price_in_words(result)}"
     if not result.budgets:
-        console.print(f"budget {result.budget or 'not capped'}, {price}", highlight=False, markup=False)
+        told = f"budget {result.budget or 'not capped'}, {price}"
+        console.print(told, highlight=False, markup=False, soft_wrap=True)
     for one in result.budgets:
         used = f"{one.spent / one.granted:.1%} of {one.granted:,} used" if one.granted else "nothing granted"
         short = f", {one.n_full:,} rounds were short" if one.n_full else ""
@@ -294,7 +309,7 @@ def _say_bill(console: Console, result: Result) -> None:
     told = ", ".join(f"{n:,} {fate}" for fate, n in fates.items() if n)
     lost = f"messages for want of budget: {told}" if told else ""
     if result.budgets:
-        console.print("; ".join(filter(None, [price, lost])), highlight=False, markup=False)
+        console.print("; ".join(filter(None, [price, lost])), highlight=False, markup=False, soft_wrap=True)
     if result.channel:
         console.print(
             f"channel {result.channel}: {result.frames_lost:,} frames did not arrive at a host, {result.frames_unread:,} arrived "
@@ -429,9 +444,9 @@ def _audit(argv: list[str]) -> int:
     report, differences = audit_run(known.run)
     _write_json(known.json, {**report, "differences": differences})
     console = _console(known.json)
-    for sentence in (*report["explanations"], *differences):
+    for sentence in (*report["explanations"], *report["summary"]):
         console.print(sentence, highlight=False, markup=False)
-    verdict = "the books reconcile" if not differences else f"{len(differences)} differences"
+    verdict = "the books reconcile" if not differences else f"{len(differences):,} differences"
     console.print(
         f"{verdict}: {report['entries']} debits of {report['bits_debited']} bits, {report['receipts']} receipts, "
         f"{report['spent']} bits spent of {report['granted']} granted",
@@ -546,7 +561,7 @@ def _verify(argv: list[str]) -> int:
     parser.add_argument("run", metavar="RUN", type=Path)
     _add_common(parser)
     known, config = _settings(parser, argv, lambda known: _config_of(known.run), _of_a_trained_team)
-    from commlib.experiments.books import verify_run
+    from commlib.experiments.books import MOST_DIFFERENCES, verify_run
     from commlib.experiments.progress import make_display
 
     display = make_display(is_quiet=known.quiet)
@@ -641,7 +656,7 @@ def _report(argv: list[str]) -> int:
     results = [folder.read_result() for folder in folders]
     page = known.out or folders[0].report
     plots = page.parent / "plots"
-    write_report(folders, page, plots_dir=plots)
+    write_report(folders, page, plots_dir=plots, warn=_warn)
     _write_json(known.json, {"page": str(page), "plots": str(plots), "results": [r.to_json() for r in results]})
     console = _console(known.json)
     _show(console, results)
@@ -800,6 +815,12 @@ def _bill(argv: list[str]) -> int:
         raise Usage(
             f"nothing to bill: give a run, a file, --mask-rate, --float-count or --tokens; see `{parser.prog} --help`"
         )
+    from commlib.experiments.evidence import why_unproved
+    from commlib.records import RunFolder
+
+    for path in known.paths:
+        if path.is_dir() and (sentence := why_unproved(RunFolder(path))):
+            _warn(f"{path}: {sentence}")
     _write_json(known.json, bills_json(bills))
     console = _console(known.json)
     console.print(bills_table(bills))
@@ -864,14 +885,12 @@ def main(argv: list[str] | None = None) -> int:
     except CommlibError as error:
         return _fail(error, FAILED, rest)
     except KeyboardInterrupt:
-        sys.stderr.write(
-            "\ncommlib: interrupted; a training run that has a checkpoint continues with commlib train --resume --out RUN\n"
-        )
+        sys.stderr.write(f"\ncommlib: interrupted; {_AFTER_INTERRUPT.get(name, 'repeat the command')}\n")
         return INTERRUPTED
     except BrokenPipeError:
         return FAILED
     except Exception as error:  # the last resort: one sentence, the traceback on request
-        if "--debug" in rest:
+        if "--debug" in rest or isinstance(error, ModuleNotFoundError):  # the door says what to install
             raise
         sys.stderr.write(
             f"commlib: unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}; run again with --debug and "

@@ -32,6 +32,7 @@ from commlib.experiments.compose import complete, n_hosts, open_runtime, world_o
 from commlib.experiments.control import REHEARSAL_SEED, Control, Stage
 from commlib.experiments.intervals import estimate
 from commlib.experiments.model import Calibration, Model, furnish, has_router, n_signals
+from commlib.experiments.presence import is_open
 from commlib.experiments.progress import Display
 from commlib.frame import GREETING_BYTES
 from commlib.information import perplexity
@@ -55,6 +56,10 @@ from commlib.world import World, for_evaluation
 
 EVALUATION_SEED = 7_919
 """Added to the run's seed, so that evaluation never sees the episodes of training."""
+FRESH_JOURNAL = "journal.sqlite.partial"
+"""The books of an evaluation until they are whole."""
+_TEAM = ("codec", "policy", "checkpoint", "metrics.jsonl")
+"""What an evaluation copies: the trained team, and the curve of its training."""
 
 
 def evaluate(
@@ -377,22 +382,28 @@ def next_evaluation(run: Path) -> Path:
 def evaluate_run_on(runtime: Runtime, path: Path, config: RunConfig, out: Path | None, display: Display) -> Result:
     """Evaluate a trained run again, with its own or other settings; its result and books are replaced whole.
 
-    With `out` the team and the new figures go to that folder and the run stays as it is.
+    With `out` the team and the new figures go to that folder and the run stays as it is. What an evaluation that was
+    killed left in the folder is replaced; its `config.yaml` comes last, so that the folder is no run before it is whole.
+
+    Raises:
+        RunError: the folder holds a run already, or another process is evaluating into it.
     """
     from commlib.experiments.train import load_model  # the trainer evaluates too
 
     source = RunFolder.existing(path)
     world = world_of(config)
     model = load_model(source, world)
+    folder = source if out is None else RunFolder(out)
     is_new = out is not None and not out.exists()
-    folder = source if out is None else copy_run(source, out)
-    fresh = folder.path / "journal.sqlite.partial"
+    fresh, staged = folder.path / FRESH_JOURNAL, folder.staged
+    check_free(folder, is_copy=out is not None)
     old = _old_result(source)
     training = {k: v for k, v in {**old.throughput, **old.seconds}.items() if k.startswith("training")} if old else {}
-    staged = RunFolder(folder.path / "evaluation.partial")
     try:
-        staged.path.mkdir(exist_ok=True)
         discard_journal(fresh)
+        stage(config, folder)
+        if out is not None:
+            copy_team(source, folder)
         with Journal(fresh) as journal:
             result = evaluate(
                 model,
@@ -406,16 +417,17 @@ def evaluate_run_on(runtime: Runtime, path: Path, config: RunConfig, out: Path |
                 run=folder.path,
             )
         check_put_away(fresh)
-        write_yaml(config, staged.config)
         write_json(staged.result, result.to_json())
         discard_journal(folder.journal)  # with what a killed writer left beside it, which would be replayed over ours
         fresh.replace(folder.journal)  # all three are written: from here on a full disk cannot part books from figures
-        staged.config.replace(folder.config)
         staged.result.replace(folder.result)
+        staged.config.replace(folder.config)
         return result
     except BaseException:
         if is_new:  # a folder without figures is of no use to anybody
             shutil.rmtree(folder.path, ignore_errors=True)
+        elif out is not None:
+            discard_team(folder)
         raise
     finally:
         discard_journal(fresh)
@@ -458,22 +470,50 @@ def discard_journal(path: Path) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def copy_run(source: RunFolder, out: Path) -> RunFolder:
-    """A new run folder with the same trained team and no figures yet."""
-    folder = RunFolder(out)
-    if folder.config.exists():
-        raise RunError(f"{out} holds a run already; choose another --out")
+def check_free(folder: RunFolder, *, is_copy: bool) -> None:
+    """Refuse a folder into which somebody else is evaluating, and for a copy of a run one that holds anything of that kind.
+
+    Raises:
+        RunError: it does.
+    """
+    if is_copy and folder.config.exists():
+        raise RunError(f"{folder.path} holds a run already; choose another --out")
+    in_the_way = [name for name in _TEAM if (folder.path / name).exists()]
+    if is_copy and in_the_way and not folder.is_cut_off:
+        raise RunError(f"{folder.path} is no run and has a {in_the_way[0]} of its own; choose another --out")
+    if is_open(folder.path / FRESH_JOURNAL):
+        raise RunError(f"another process is evaluating into {folder.path}; wait for it, or choose another --out")
+
+
+def stage(config: RunConfig, folder: RunFolder) -> None:
+    """Make the folder, with what tells that an evaluation is at work in it and what it plays."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name in ("codec", "policy", "checkpoint"):
-            if (source.path / name).is_dir():
-                shutil.copytree(source.path / name, out / name, dirs_exist_ok=True)
-        for name in ("config.yaml", "metrics.jsonl"):
-            if (source.path / name).is_file():
-                shutil.copy2(source.path / name, out / name)
+        folder.staged.path.mkdir(parents=True, exist_ok=True)
+        write_yaml(config, folder.staged.config)
     except OSError as error:
-        raise RunError(f"cannot copy the run to {out}: {error}; choose another --out") from error
-    return folder
+        raise RunError(f"cannot write to {folder.path}: {error.strerror}; choose another --out") from error
+
+
+def copy_team(source: RunFolder, folder: RunFolder) -> None:
+    """Put the trained team and its curve into a folder, in the place of those that were cut off there."""
+    discard_team(folder)
+    try:
+        for name in _TEAM:
+            if (source.path / name).is_dir():
+                shutil.copytree(source.path / name, folder.path / name)
+            elif (source.path / name).is_file():
+                shutil.copy2(source.path / name, folder.path / name)
+    except OSError as error:
+        raise RunError(f"cannot copy the run to {folder.path}: {error}; choose another --out") from error
+
+
+def discard_team(folder: RunFolder) -> None:
+    """Remove what `copy_team` put into a folder."""
+    for name in _TEAM:
+        if (folder.path / name).is_dir():
+            shutil.rmtree(folder.path / name)
+        else:
+            (folder.path / name).unlink(missing_ok=True)
 
 
 def git_revision() -> str:

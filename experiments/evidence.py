@@ -123,20 +123,41 @@ def read_run(folder: RunFolder) -> Run:
         with Journal.reader(folder.journal) as journal:
             booked = read_books(journal)
     except JournalError as error:
-        missing = not folder.journal.is_file()
-        what = "is missing" if missing else f"cannot be read ({error})"
-        notes.append(f"journal.sqlite {what}, so there is no bill by edge and no audit.")
+        notes.append(f"{_no_books(folder, error)}, so there is no bill by edge and no audit.")
     if booked is not None and result.journal_digest and booked.digest != result.journal_digest:
-        notes.append(
-            f"The journal's digest is {booked.digest[:12]}, result.json names {result.journal_digest[:12]}: "
-            f"the books were written by another evaluation or changed since; evaluate the run again."
-        )
+        notes.append(_other_books(booked.digest, result))
     try:
         config = folder.config.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         config = ""
         notes.append("config.yaml is missing or cannot be read, so the settings are not shown.")
     return Run(folder, result, metrics, booked, config, tuple(notes))
+
+
+def why_unproved(folder: RunFolder) -> str:
+    """Why the figures of a finished run cannot be held against its books, in a sentence; empty where they can.
+
+    Raises:
+        RunError: there is no result, or it is damaged.
+    """
+    result = folder.read_result()
+    try:
+        with Journal.reader(folder.journal) as journal:
+            digest = journal.digest()
+    except JournalError as error:
+        return f"{_no_books(folder, error)}, so nothing proves the figures of result.json; evaluate the run again."
+    return _other_books(digest, result) if result.journal_digest and digest != result.journal_digest else ""
+
+
+def _no_books(folder: RunFolder, error: JournalError) -> str:
+    return f"journal.sqlite {f'cannot be read ({error})' if folder.journal.is_file() else 'is missing'}"
+
+
+def _other_books(digest: str, result: Result) -> str:
+    return (
+        f"The journal's digest is {digest[:12]}, result.json names {result.journal_digest[:12]}: "
+        f"the books were written by another evaluation or changed since; evaluate the run again."
+    )
 
 
 def read_runs(folders: Iterable[RunFolder]) -> tuple[list[Run], list[str]]:

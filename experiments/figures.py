@@ -12,6 +12,7 @@ import importlib.util
 import io
 import math
 import re
+import textwrap
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -47,6 +48,9 @@ _MOST_LABELLED: Final = 12
 
 _MOST_ACCOUNTS: Final = 4
 """More budgets than this have no panel of their own; the table has them all."""
+
+_NAME: Final = 26
+"""Characters of a line of a name beside a bar."""
 
 _MOST_ROWS: Final = 60
 """With more edges than this, their names beside the rows would run into each other."""
@@ -126,6 +130,13 @@ def learning_curves(runs: Sequence[Run]) -> Figure:
             upper.tick_params(labelbottom=False)
             upper.sharex(last)
     return figure
+
+
+def has_bands(runs: Sequence[Run]) -> bool:
+    """Whether the learning curves have shaded bands: where all runs of a world went through the same stages, and several."""
+    return any(
+        _same_stages(groups) and len(_stages(groups[0].runs[0])) > 1 for groups in _by_world(group_runs(runs)).values()
+    )
 
 
 def frontier(runs: Sequence[Run]) -> Figure:
@@ -232,7 +243,9 @@ def comparison(runs: Sequence[Run]) -> Figure:
     all_groups = group_runs(runs)
     worlds = _by_world(all_groups)
     looks = _looks(all_groups)
-    heights = [0.42 * len(groups) + 0.5 for groups in worlds.values()]
+    names = {world: [_in_lines(group.label) for group in groups] for world, groups in worlds.items()}
+    most = {world: max(name.count("\n") for name in lines) for world, lines in names.items()}
+    heights = [(0.42 + 0.16 * most[world]) * len(groups) + 0.5 for world, groups in worlds.items()]
     figure = _figure(9.6, sum(heights) + 0.75 * len(worlds) + 0.2)
     grid = figure.subplots(
         len(worlds), 2, squeeze=False, sharey="row", gridspec_kw={"height_ratios": heights, "width_ratios": [1, 1.15]}
@@ -244,7 +257,7 @@ def comparison(runs: Sequence[Run]) -> Figure:
         for place, group in enumerate(groups):
             _merit_bar(left, place, group, measure, looks[group.label])
             _bits_bar(right, place, group, looks[group.label])
-        left.set_yticks(range(len(groups)), [_plain(group.label) for group in groups])
+        left.set_yticks(range(len(groups)), names[world])
         left.tick_params(axis="y", colors=INK, labelsize=10, length=0)
         right.tick_params(axis="y", length=0)
         left.set_ylim(len(groups) - 0.4, -0.6)
@@ -766,6 +779,11 @@ def _shade_stages(axes: Axes, run: Run, *, with_names: bool) -> None:
                 _plain(name), ((start + end) / 2, 1), xycoords=("data", "axes fraction"), xytext=(0, 3),
                 textcoords="offset points", ha="center", va="bottom", fontsize=8.5, color=MUTED,
             )  # fmt: skip
+
+
+def _in_lines(label: str) -> str:
+    """A name beside a bar in lines of a length that leaves the bars their room."""
+    return "\n".join(_plain(line) for line in textwrap.wrap(label, _NAME))
 
 
 def _plain(text: str) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 PLAIN_SECONDS = 5.0
+SURE_SHARE, SURE_SECONDS = 0.05, 15.0
+"""How much of a job, or how long, must have been seen before it is told how long the rest will take."""
 
 
 class Display(Protocol):
@@ -45,25 +47,34 @@ class Quiet:
 class PlainLines:
     """A line every few seconds, for logs and pipes."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._started = self._last = time.monotonic()
-        self._share = 0.0
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._clock = console, clock
+        self._last = clock()
+        self._share, self._is_told_of = 1.0, False
+        self._first = (self._last, 1.0)
+        """When the job was heard of first, and how far it was: what came before (a start, a resume) says nothing of its speed."""
 
     def say(self, text: str) -> None:
         """The line."""
         self._console.print(text, highlight=False, soft_wrap=True)
 
     def advance(self, stage: str, share: float, figures: Mapping[str, Any]) -> None:
-        """A line, unless the last one is recent."""
-        now = time.monotonic()
+        """A line, unless the last one is recent; the end of a job that had lines has one in any case."""
+        now = self._clock()
         if share < self._share:  # another job began
-            self._started = now
+            self._first, self._is_told_of = (now, share), False
         self._share = share
-        if now - self._last >= PLAIN_SECONDS:
-            self._last = now
-            left = (now - self._started) * (1 - share) / max(share, 1e-3)
-            self.say(f"{stage:>10} {share:4.0%}  {_written(figures)}  about {left:.0f} s left")
+        if (share >= 1 and self._is_told_of) or now - self._last >= PLAIN_SECONDS:
+            self._last, self._is_told_of = now, share < 1
+            self.say("  ".join(filter(None, [f"{stage:>10} {share:4.0%}", _written(figures), self._left(now)])))
+
+    def _left(self, now: float) -> str:
+        """How long the rest will take at the speed so far; empty where that is not known yet, or all is done."""
+        since, before = self._first
+        seconds, gained = now - since, self._share - before
+        if self._share >= 1 or gained <= 0 or (gained < SURE_SHARE and seconds < SURE_SECONDS):
+            return ""
+        return f"about {seconds * (1 - self._share) / gained:.0f} s left"
 
     def close(self) -> None:
         """Nothing to put away."""
@@ -92,7 +103,9 @@ class LiveBar:
         self._progress.console.print(text, highlight=False)
 
     def advance(self, stage: str, share: float, figures: Mapping[str, Any]) -> None:
-        """Move the bar."""
+        """Move the bar; one that would go back is another job's, with a time of its own."""
+        if share < self._progress.tasks[0].completed:
+            self._progress.reset(self._task)
         self._progress.update(self._task, completed=share, description=stage, figures=_written(figures))
 
     def close(self) -> None:

@@ -164,6 +164,21 @@ def coder_overhead(result: Result) -> str:
     return f"{100 * (bits.payload / bits.estimate - 1):+.1f} %" if bits.estimate > 0 else NONE
 
 
+def price_in_words(result: Result) -> str:
+    """What a bit was worth in the evaluation.
+
+    A rate weight may be above 0 where the bit price is 0: in calibration the bits that it saves brought no return, so that
+    nobody would have to pay for it to be worth its while.
+    """
+    price = f"{result.bit_price:.3g} reward per bit"
+    if result.bit_price or not result.rate_weight:
+        return price
+    return (
+        f"{price} (rate weight {result.rate_weight:.3g} in squared distortion or harm per bit; the bits that it saves brought no "
+        f"return in calibration)"
+    )
+
+
 def number(value: float) -> str:
     """Write a figure with about three digits that count.
 
@@ -178,10 +193,17 @@ def number(value: float) -> str:
     return f"{value:.1f}" if size >= 9.995 else f"{value:.2f}" if size >= 0.9995 else f"{value:.3g}"
 
 
-def write_report(folders: Iterable[RunFolder], path: Path, *, plots_dir: Path | None = None) -> None:
+def write_report(
+    folders: Iterable[RunFolder],
+    path: Path,
+    *,
+    plots_dir: Path | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> None:
     """Write one page about these runs, and the figures as PNG files where a folder for them is named.
 
-    Without matplotlib the page has no figures and says so.
+    Without matplotlib the page has no figures and says so. `warn` is told what the folders lack, which stands on the page,
+    too.
 
     Raises:
         RunError: no run has a result, or the page cannot be written.
@@ -191,6 +213,9 @@ def write_report(folders: Iterable[RunFolder], path: Path, *, plots_dir: Path | 
     drawn = _draw(runs) if figures.has_matplotlib() else {}
     _make_folder(path.parent)
     write_whole(path, _page(runs, unread, drawn).encode())
+    if warn is not None:
+        for sentence in [*unread, *(f"{run.folder.path}: {note}" for run in runs for note in run.notes)]:
+            warn(sentence)
     if plots_dir is None:
         return
     if not drawn:
@@ -218,8 +243,8 @@ def _draw(runs: list[Run]) -> Drawn:
     if any(run.metrics for run in runs):
         drawn["learning_curves"] = (
             figures.learning_curves(runs),
-            "Training: success or return, and the bits per agent and step, against environment steps. "
-            "Shaded bands are stages of training.",
+            "Training: success or return, and the bits per agent and step, against environment steps."
+            + (" Shaded bands are stages of training." if figures.has_bands(runs) else ""),
         )
     if any(run.result.frontier for run in runs) or len(runs) > 1:
         drawn["frontier"] = (
@@ -234,7 +259,7 @@ def _draw(runs: list[Run]) -> Drawn:
             "inside a bar are the payload (stroke) and the estimate (diamond).",
         )
     for nth, run in _closely(runs):
-        if run.booked is None:
+        if run.booked is None or not _talks(run):
             continue
         drawn[f"graph_{nth}"] = (
             figures.graph(run),
@@ -257,6 +282,11 @@ def _draw(runs: list[Run]) -> Drawn:
             + (", and beneath it what a unit cost, in squared distortion (or harm)." if run.booked.prices else "."),
         )
     return drawn
+
+
+def _talks(run: Run) -> bool:
+    """Whether anybody could say anything to anybody; else there is nothing to draw of the books."""
+    return bool(run.result.edges or (run.booked and run.booked.edges))
 
 
 def _closely(runs: list[Run]) -> list[tuple[int, Run]]:
@@ -527,7 +557,9 @@ def _run_section(nth: int, run: Run, n_runs: int, drawn: Drawn) -> Html:
         *(tag("p", note, class_="note") for note in run.notes),
         tag("p", _verdict(run)),
         _differences(run),
-        tag("div", _shown(drawn, f"graph_{nth}"), _shown(drawn, f"bill_{nth}"), class_="pair") if run.booked else None,
+        tag("div", _shown(drawn, f"graph_{nth}"), _shown(drawn, f"bill_{nth}"), class_="pair")
+        if run.booked and _talks(run)
+        else None,
         _shown(drawn, f"graph_over_time_{nth}"),
         _budgets(run),
         _shown(drawn, f"budget_{nth}"),
@@ -536,7 +568,7 @@ def _run_section(nth: int, run: Run, n_runs: int, drawn: Drawn) -> Html:
             f"Tables only: books are drawn for one seed of each method, {_MOST_DRAWN} at most.",
             class_="small muted",
         )
-        if run.booked and drawn and f"graph_{nth}" not in drawn
+        if run.booked and _talks(run) and drawn and f"graph_{nth}" not in drawn
         else None,
         _agents_table(run),
         _bill_table(run),
@@ -666,7 +698,7 @@ def _agents_table(run: Run) -> Html | None:
             f"{line.messages:,}",
             f"{line.bits:,}",
             f"{100 * line.bits / max(1, booked.charged):.1f} %",
-            f"{100 * line.gate_rate:.1f} %",
+            NONE if line.gate_rate is None else f"{100 * line.gate_rate:.1f} %",
         )
         for line in booked.agents
     ]
@@ -727,7 +759,7 @@ def _run_facts(run: Run) -> list[tuple[str, Content]]:
         ("for want of budget", f"{ledger.dropped:,} messages dropped, {ledger.degraded:,} degraded")
         if not result.budgets
         else ("seen by agents", "what is left of the budget" if result.show_budget else "nothing of the budget"),
-        ("bit price", f"{result.bit_price:.3g} reward per bit"),
+        ("bit price", price_in_words(result)),
         (
             "codec",
             f"{health.used_codes} codes used, perplexity {health.perplexity:.1f}, {health.dead_codes} never used",

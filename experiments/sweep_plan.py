@@ -162,8 +162,8 @@ def check_folders(plan: SweepPlan) -> None:
 
 
 def has_begun(task: Task) -> bool:
-    """Whether the folder holds this task's run; an evaluation that was cut off has left a copy of the training's."""
-    return task.folder.config.is_file() and (not task.trained or task.folder.result.is_file())
+    """Whether the folder holds this task's run; one in which an evaluation was cut off holds none."""
+    return task.folder.config.is_file()
 
 
 def takes_a_price(config: RunConfig) -> bool:

@@ -23,6 +23,7 @@ from rich.text import Text
 
 from commlib.budget import Budget
 from commlib.errors import JournalError, RunError
+from commlib.experiments.presence import is_open
 from commlib.journal import MAIN, Journal, Statement, Terms
 from commlib.message import Edge
 from commlib.units import Bits, format_bits
@@ -44,7 +45,8 @@ _BOOKS: Final = ("journal.sqlite", "journal.sqlite.partial")
 _NEXT_EPOCH: Final = "SELECT holder, epoch FROM entries WHERE holder = ? AND epoch > ? ORDER BY epoch LIMIT 1"
 _NEXT_HOLDER: Final = "SELECT holder, epoch FROM entries WHERE holder > ? ORDER BY holder, epoch LIMIT 1"
 _NEW_ENTRIES: Final = """
-SELECT sender, receivers, n, bits % n AS rest, COUNT(*), SUM(n_messages), SUM(bits / n), MAX(sequence) FROM (
+SELECT sender, receivers, n, bits % n AS rest, COUNT(*), SUM(n_messages), SUM(bits / n), MAX(sequence),
+    SUM(round <> sequence) FROM (
     SELECT *, 1 + LENGTH(receivers) - LENGTH(REPLACE(receivers, ',', '')) AS n FROM entries
     WHERE holder = ? AND epoch = ? AND sequence > ?)
 GROUP BY sender, receivers, rest
@@ -84,12 +86,14 @@ class AccountLine(NamedTuple):
 
 
 class AgentLine(NamedTuple):
-    """What one agent sent: `gate_rate` is the share of the rounds in which it did, `share` is of all bits."""
+    """What one agent sent: `gate_rate` is the share of the rounds in which it did, None where there are none to count;
+    `share` is of all bits.
+    """
 
     agent: int
     bits: Bits
     messages: int
-    gate_rate: float
+    gate_rate: float | None
     share: float
 
 
@@ -109,21 +113,28 @@ class Snapshot(NamedTuple):
     Attributes:
         journal: the file.
         is_finished: whether the run has written its result since.
-        rounds: how many were leased for.
+        is_open: whether anybody has the books open; None where that cannot be told.
+        written: when something was written last, by the clock of the disk, in local time.
+        rounds: how many were leased for, since the last compaction; None where leases are of something else than rounds, as
+            those of a purse are.
         bits_per_second: by the clock, since the look before; None at the first.
         dropped, degraded, deferred: messages.
         bits_without_entry: bits that were spent by nobody known: of hosts that died, or compacted.
+        bits_compacted: the part of them that was compacted.
         n_edges: how many carried anything; `edges` has the busiest.
     """
 
     journal: str
     is_finished: bool
-    rounds: int
+    is_open: bool | None
+    written: str
+    rounds: int | None
     bits_per_second: float | None
     dropped: int
     degraded: int
     deferred: int
     bits_without_entry: Bits
+    bits_compacted: Bits
     accounts: list[AccountLine]
     agents: list[AgentLine]
     n_edges: int
@@ -149,6 +160,8 @@ class Totals:
     edge_bits: Counter[Edge] = field(default_factory=Counter)
     edge_messages: Counter[Edge] = field(default_factory=Counter)
     n_entries: int = 0
+    is_by_round: bool = True
+    """Whether each entry stands under its round; those of a purse stand under the settlement."""
     n_leases: Counter[str] = field(default_factory=Counter)
     """Of the main account, by holder: each has one for each of its rounds."""
     allowances: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -176,8 +189,9 @@ class Totals:
         since = (*whose, self._last_entry.get(whose, -1))
         for sender, n_rounds in journal.rows(_NEW_ROUNDS, since):
             self.rounds_spoken[sender] += n_rounds
-        for sender, receivers, n, rest, n_rows, n_messages, share, last in journal.rows(_NEW_ENTRIES, since):
+        for sender, receivers, n, rest, n_rows, n_messages, share, last, n_other in journal.rows(_NEW_ENTRIES, since):
             self.n_entries += n_rows
+            self.is_by_round = self.is_by_round and not n_other
             self.messages[sender] += n_messages
             self.bits[sender] += n * share + rest * n_rows
             self._last_entry[whose] = max(self._last_entry.get(whose, -1), last)
@@ -294,25 +308,31 @@ class Meter:
                 self._totals.add(journal)
             main = journal.accounts()[MAIN][1]
             accounts = account_lines(journal, self._totals)
+            carried = journal.carried()
+            compacted = journal.carried_accounts()[MAIN].spent if carried else 0
         totals = self._totals
-        known, n_rounds = sum(totals.bits.values()), max(1, totals.n_rounds)
+        rounds = totals.n_rounds if totals.is_by_round and (carried is None or carried.is_by_round) else None
+        known = sum(totals.bits.values())
         busiest = sorted(totals.edge_bits.items(), key=lambda item: (-item[1], item[0]))[:most_edges]
         return Snapshot(
             journal=str(journal.path),
             is_finished=False,
-            rounds=totals.n_rounds,
+            is_open=None,
+            written="",
+            rounds=rounds,
             bits_per_second=None,
             dropped=main.dropped_messages,
             degraded=main.degraded_messages,
             deferred=main.deferred_messages,
             bits_without_entry=main.spent - known,
+            bits_compacted=compacted,
             accounts=accounts,
             agents=[
                 AgentLine(
                     agent,
                     bits,
                     totals.messages[agent],
-                    min(1.0, totals.rounds_spoken[agent] / n_rounds),
+                    None if rounds is None else min(1.0, totals.rounds_spoken[agent] / max(1, rounds)),
                     bits / max(1, known),
                 )
                 for agent, bits in sorted(totals.bits.items())
@@ -384,7 +404,7 @@ class View:
             JournalError: the books cannot be read.
         """
         books = newest_books(self._path)
-        finished = is_finished(books)  # asked first: what is read afterwards is then all
+        finished, opened = is_finished(books), is_open(books)  # asked first: what is read afterwards is then all
         which = books, books.stat().st_ino
         if which != self._seen:
             self._meter, self._last, self._seen = Meter(), None, which
@@ -393,7 +413,8 @@ class View:
         now, spent = self._clock(), found.accounts[0].spent
         before, self._last = self._last, (now, spent)
         speed = (spent - before[1]) / (now - before[0]) if before is not None and now > before[0] else None
-        return found._replace(is_finished=finished, bits_per_second=speed)
+        written = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(written_at(books) / 1e9))
+        return found._replace(is_finished=finished, is_open=opened, written=written, bits_per_second=speed)
 
 
 # What people see.
@@ -407,20 +428,23 @@ def watch(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """A picture that is drawn anew every second, until the run is finished (or, to `follow`, for ever) or Ctrl-C.
+    """A picture that is drawn anew every second, until the run is finished, nobody has its books open any more, or Ctrl-C.
+
+    To `follow` is to go on for ever. Between its books and its result a run has neither open for a moment, so that books
+    must be found closed twice.
 
     Raises:
         RunError: there is no run; or it has no books yet, and they are not to be waited for.
         JournalError: the books cannot be read.
     """
-    view, n_failed = View(path, clock), 0
+    view, n_failed, n_closed = View(path, clock), 0, 0
     with Live(console=console, auto_refresh=False) as live, contextlib.suppress(KeyboardInterrupt):
         while True:
             try:
                 found = view.look()
                 live.update(picture(found, console.options), refresh=True)
-                n_failed = 0
-                if found.is_finished and not follow:
+                n_failed, n_closed = 0, n_closed + 1 if found.is_open is False else 0
+                if (found.is_finished or n_closed > 1) and not follow:
                     return
             except NoBooksYet:
                 if not follow:
@@ -435,26 +459,42 @@ def watch(
 
 def picture(found: Snapshot, options: ConsoleOptions) -> RenderableType:
     """A snapshot for a terminal."""
-    state = "finished" if found.is_finished else "running"
+    rounds = (
+        ""
+        if found.rounds is None
+        else f", {found.rounds:,} rounds" + " since the compaction" * bool(found.bits_compacted)
+    )
     speed = "" if found.bits_per_second is None else f", {format_bits(round(found.bits_per_second))}/s"
-    head = Text.assemble((found.journal, "bold"), f"  {state}, {found.rounds:,} rounds{speed}")
+    head = Text.assemble((found.journal, "bold"), f"  {_state(found)}{rounds}{speed}")
     short = [f"{getattr(found, kind):,} {kind}" for kind in ("dropped", "degraded", "deferred")]
     parts: list[RenderableType] = [head, _accounts(found, options)]
     if any(line.price is not None for line in found.accounts):
         parts.append(Text("prices are in squared distortion (or harm) per unit", "dim"))
     parts.append(Text(f"messages for want of budget: {', '.join(short)}"))
     if not found.agents:
-        parts.append(Text("nothing was sent yet", "dim"))
+        if not found.bits_without_entry:
+            parts.append(Text("nothing was sent yet", "dim"))
     elif options.max_width < WIDE:
         parts += [_agents(found), _edges(found)]
     else:
         side_by_side = Table.grid(padding=(0, 4))
         side_by_side.add_row(_agents(found), _edges(found))
         parts.append(side_by_side)
-    if found.bits_without_entry:
-        lost = format_bits(found.bits_without_entry)
-        parts.append(Text(f"{lost} were spent by nobody known: of hosts that died, or compacted", "dim"))
+    if found.bits_compacted:
+        parts.append(Text(f"{format_bits(found.bits_compacted)} were compacted: of these only the sum is known", "dim"))
+    if lost := found.bits_without_entry - found.bits_compacted:
+        parts.append(Text(f"{format_bits(lost)} were spent by nobody known: of hosts that died", "dim"))
     return Group(*parts)
+
+
+def _state(found: Snapshot) -> str:
+    """What is known of whoever writes these books."""
+    if found.is_finished:
+        return "finished"
+    if found.is_open:
+        return "running"
+    nobody = "nobody has it open, " if found.is_open is False else ""
+    return f"{nobody}last written {found.written}"
 
 
 def _accounts(found: Snapshot, options: ConsoleOptions) -> RenderableType:
@@ -480,13 +520,14 @@ def _accounts(found: Snapshot, options: ConsoleOptions) -> RenderableType:
 
 
 def _agents(found: Snapshot) -> RenderableType:
-    table = _table("agent", "bits", "messages", "gate rate", "share")
+    has_rounds = found.rounds is not None
+    table = _table("agent", "bits", "messages", *(["gate rate"] if has_rounds else []), "share")
     busiest = sorted(found.agents, key=lambda line: (-line.bits, line.agent))[:MOST_AGENTS]
     for line in sorted(busiest):
-        figures = (f"{line.bits:,}", f"{line.messages:,}", f"{line.gate_rate:.1%}", f"{line.share:.1%}")
-        table.add_row(str(line.agent), *figures)
+        gate = [] if line.gate_rate is None else [f"{line.gate_rate:.1%}"]
+        table.add_row(str(line.agent), f"{line.bits:,}", f"{line.messages:,}", *gate, f"{line.share:.1%}")
     if len(found.agents) > MOST_AGENTS:
-        table.add_row(f"+{len(found.agents) - MOST_AGENTS}", *(f"{n:,}" for n in _rest(found, busiest)), "", "")
+        table.add_row(f"+{len(found.agents) - MOST_AGENTS}", *(f"{n:,}" for n in _rest(found, busiest)))
     return table
 
 

@@ -360,8 +360,7 @@ class Training:
         figures = {
             "reward": f"{row['return']:.3f}",
             **({} if success is None else {"success": f"{success:.1%}"}),
-            "bits/agent/step": 32 * sum(self.team.widths) if bits is None else f"{bits:.2f}",
-            "price": f"{phase.objective.bit_price:.2g}",
+            **({} if bits is None else {"bits/agent/step": f"{bits:.2f}", "price": f"{phase.objective.bit_price:.2g}"}),
             "steps/s": f"{self.steps / max(self.seconds, 1e-9):,.0f}",
         }
         self.display.advance(stage.name, min(1.0, self.steps / self.config.steps), figures)
@@ -490,7 +489,8 @@ def check_names(config: RunConfig, world: WorldSpec) -> None:
 
 
 def check_folder(folder: RunFolder, config: RunConfig, *, resume: bool) -> None:
-    """Refuse a folder that holds another run, or that holds none to resume."""
+    """Refuse a folder that holds another run, an evaluation that was cut off, or no run to resume."""
+    folder.check_not_cut_off()
     if folder.config.is_file():
         if not resume:
             raise RunError(f"{folder.path} holds a run already; choose another --out, or continue it with --resume")

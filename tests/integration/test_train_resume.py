@@ -121,7 +121,9 @@ def test_the_run_went_through_every_stage(whole):
 def test_a_finished_run_is_resumed_to_its_result(whole, capsys):
     before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
     assert main(["train", "guide", *SETTINGS, "--out", str(whole), "--resume", "--json", "-", "--quiet"]) == 0
-    assert json.loads(capsys.readouterr().out) == json.loads((whole / "result.json").read_text())
+    out, err = capsys.readouterr()
+    assert json.loads(out) == json.loads((whole / "result.json").read_text())
+    assert "which was finished already: nothing was trained or played again" in " ".join(err.split())
     assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
 
 

@@ -54,6 +54,14 @@ def test_a_lost_receipt_is_named_by_round_and_edge(ledger):
     )
 
 
+def test_who_has_booked_no_receipt_at_all_is_named(ledger):
+    assert audit(ledger.journal).silent == []
+    tamper(ledger, "DELETE FROM receipts WHERE receiver = 2 OR (receiver = 1 AND round = 1)")
+    report = audit(ledger.journal)
+    assert report.silent == [2], "of agent 1 there is a receipt"
+    assert len(report.differences) == 3
+
+
 @pytest.mark.parametrize(("column", "heard"), [("bits", "4 messages of 31"), ("n_messages", "5 messages of 30")])
 def test_a_receipt_of_another_size_is_told_with_both_numbers(ledger, column, heard):
     tamper(ledger, f"UPDATE receipts SET {column} = {column} + 1 WHERE round = 0 AND receiver = 1")

@@ -16,7 +16,7 @@ from commlib.config import make_config, write_yaml
 from commlib.errors import ConfigError, RunError
 from commlib.experiments import evidence, figures, page, report
 from commlib.experiments.evidence import group_runs, read_run
-from commlib.experiments.report import saving_against_dense, summary_table, write_report
+from commlib.experiments.report import price_in_words, saving_against_dense, summary_table, write_report
 from commlib.journal import Journal
 from commlib.ledger import Entry, Ledger, Receipt, Terms
 from commlib.records import Estimate, Result, RunFolder, write_json
@@ -674,3 +674,56 @@ def test_the_examples_in_the_docstrings_hold():
     for module in (report, page):
         assert doctest.testmod(module).failed == 0
         assert doctest.testmod(module).attempted > 0
+
+
+def test_of_a_team_without_edges_nothing_is_drawn_of_its_books(tmp_path):
+    folder = make_run(tmp_path / "none", method="none", topology="none", spend=0.0, success=0.42, edges=[], n_agents=1)
+    text = written([folder], tmp_path, plots_dir=tmp_path / "plots")
+    assert "No message was charged." in text
+    assert "Tables only" not in text
+    assert not list((tmp_path / "plots").glob("*_1.png"))
+    Page(text)
+
+
+def test_bands_are_spoken_of_where_there_are_bands(tmp_path):
+    ours = make_run(tmp_path / "ours")
+    assert "Shaded bands are stages" in written([ours], tmp_path)
+    other = make_run(tmp_path / "none", method="none", spend=0.0)
+    rows = [{**row, "stage": "dense"} for row in other.read_metrics()]
+    other.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "Shaded bands" not in written([ours, other], tmp_path), "their stages differ"
+    assert "Shaded bands" not in written([other], tmp_path), "there is one stage only"
+
+
+def test_a_long_name_leaves_the_bars_their_room(tmp_path):
+    budget = "agents 0+1: 300 bit/episode, 40 messages/episode, agent 2: 1 kbit/run, edge 0->1: 12 bit/step"
+    folders = [make_run(tmp_path / "a"), make_run(tmp_path / "b", budget=budget)]
+    figure = figures.comparison([read_run(folder) for folder in folders])
+    figure.canvas.draw()
+    left, right = figure.axes
+    names = [label.get_text() for label in left.get_yticklabels()]
+    assert names[1].replace("\n", " ") == f"ours, {budget}"
+    assert max(len(line) for name in names for line in name.splitlines()) <= 26
+    for axes in (left, right):
+        assert axes.get_position().width > 0.3
+        box = axes.xaxis.label.get_window_extent()
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.width, "its words are whole"
+
+
+@pytest.mark.parametrize(
+    ("bit_price", "rate_weight", "said"),
+    [
+        (0.02, 0.2, "0.02 reward per bit"),
+        (0.0, 0.0, "0 reward per bit"),
+        (
+            0.0,
+            0.0363,
+            "0 reward per bit (rate weight 0.0363 in squared distortion or harm per bit; the bits that it saves brought no "
+            "return in calibration)",
+        ),
+    ],
+)
+def test_a_rate_weight_without_a_bit_price_is_told(tmp_path, bit_price, rate_weight, said):
+    folder = make_run(tmp_path / "ours", bit_price=bit_price, rate_weight=rate_weight)
+    assert price_in_words(folder.read_result()) == said
+    assert f"<dd>{said}</dd>" in written([folder], tmp_path)

@@ -222,8 +222,8 @@ def test_what_is_finished_is_not_run_again_and_what_was_cut_off_goes_on(plan):
     second.folder.path.mkdir(parents=True)
     write_yaml(second.config, second.folder.config)
     left_behind = made.evaluations[0].folder
-    left_behind.path.mkdir()
-    write_yaml(first.config, left_behind.config)  # a copy of the run, as a killed evaluation leaves it
+    left_behind.staged.path.mkdir(parents=True)
+    write_yaml(first.config, left_behind.staged.config)  # as a killed evaluation leaves it
     check_folders(made)
     crew = Crew()
     standing = swept(made, crew)

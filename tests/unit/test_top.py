@@ -3,7 +3,9 @@
 import json
 import os
 import sqlite3
+import sys
 import threading
+import time
 from io import StringIO
 
 import pytest
@@ -18,6 +20,7 @@ from commlib.experiments.evidence import read_books
 from commlib.experiments.top import Meter, NoBooksYet, View, is_finished, newest_books, picture, watch
 from commlib.journal import MAIN, Journal
 from commlib.ledger import Entry, Ledger, Receipt, Terms
+from commlib.purse import Purse, Tally
 
 BUDGETS = Budgets.parse("1 kbit/step, agent 1: 300 bit/episode, 40 messages/episode, 9 ms")
 
@@ -267,10 +270,39 @@ def test_compacted_books_are_shown_with_what_they_still_know(run):
         fresh, again = Meter().read(journal), meter.read(journal)
     assert again.accounts[0].spent == fresh.accounts[0].spent == spent
     assert fresh.bits_without_entry + sum(line.bits for line in fresh.agents) == spent
-    assert fresh.bits_without_entry > 0
+    assert fresh.bits_without_entry == fresh.bits_compacted > 0
+    assert "1 rounds since the compaction" in shown(fresh)
+    assert "were compacted: of these only the sum is known" in shown(fresh)
+    assert "nobody known" not in shown(fresh)
     assert sum(line.bits for line in before.agents) < spent
     for line in fresh.accounts:
         assert line.granted == line.spent + line.leased + line.expired + line.left
+
+
+def test_books_of_which_all_was_compacted_do_not_say_that_nothing_was_sent(run):
+    run.play(6)
+    compact(run.ledger.journal)
+    text = shown(View(run.folder).look())
+    assert "0 rounds since the compaction" in text
+    assert "636 bit were compacted: of these only the sum is known" in text
+    assert "nothing was sent" not in text
+
+
+def test_of_purses_no_rounds_are_told(tmp_path):
+    """What a purse settles at once is no round, and a share of settlements is no gate rate."""
+    path = tmp_path / "purses.sqlite"
+    with Ledger(Journal(path)) as ledger:
+        ledger.grant(10_000, 0)
+        for nth in range(3):
+            with Purse(ledger, "host-0") as purse, Tally(ledger, f"ear-{nth}", 0) as tally:
+                tally.hear(purse.charge(0, (1,), 64), 0, 1, 64)
+        found = View(path).look()
+        assert (found.rounds, [line.gate_rate for line in found.agents]) == (None, [None])
+        assert "gate rate" not in shown(found)
+        assert " rounds" not in shown(found)
+        assert found.to_json()["rounds"] is None
+        compact(ledger.journal)
+        assert View(path).look().rounds is None
 
 
 def test_every_question_is_a_step_in_an_index(run):
@@ -414,6 +446,30 @@ def test_it_is_drawn_every_second_until_the_run_is_finished(run):
     assert [found.is_finished for found in drawn] == [False, False, False, True]
     assert clock.now == 3
     assert "finished, 3 rounds" in on.file.getvalue()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody can tell who has books open")
+def test_it_ends_with_books_that_nobody_has_open(tmp_path):
+    """They were closed without a result: those of a ledger alone, of a process that was killed, or after a compaction."""
+    path = tmp_path / "alone.sqlite"
+    with Ledger(Journal(path), budget=Budget(None)) as ledger:
+        ledger.settle(ledger.lease("host-0", 40, 0), [Entry(0, 0, 0, 0, (1,), 1, 40, 30, "host-0")])
+        assert "alone.sqlite  running, 1 rounds" in shown(View(path).look())
+    os.utime(path, (10**9, 10**9))
+    clock, on = Clock(nothing, nothing), console()
+    watch(path, on, clock=clock, sleep=clock.sleep)
+    assert clock.now == 1, "between its books and its result a run has neither open: one look is not enough"
+    written = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(10**9))
+    assert f"alone.sqlite  nobody has it open, last written {written}, 1 rounds" in on.file.getvalue()
+
+
+def test_where_nobody_can_tell_who_has_books_open_it_goes_on(run, monkeypatch):
+    monkeypatch.setattr(top, "is_open", lambda journal: None)
+    run.play(1)
+    clock, on = Clock(nothing, nothing, nothing), console()
+    watch(run.folder, on, clock=clock, sleep=clock.sleep)
+    assert clock.now == 4
+    assert "journal.sqlite  last written " in on.file.getvalue()
 
 
 def test_ctrl_c_ends_it_with_the_last_picture(run):
