@@ -51,9 +51,9 @@ class AuditReport(NamedTuple):
 
     `bits_received` counts a broadcast once for each that heard it, or missed it. `bits_unaccounted` is what fenced and
     expired leases held and nobody debited; `bits_recovered` is the part of it that receivers heard. `accounts` has the sums
-    of every account, in its own units, of which `statement` is the main one. `silent` are the receivers of which there is no receipt at all, though
-    something was debited for them. `explanations` says in words what is out of the ordinary and yet in order: leases that
-    were fenced, expired, settled late or are open, and compactions.
+    of every account, in its own units, of which `statement` is the main one. `silent` are the receivers of which there is
+    no receipt at all, though something was debited for them. `explanations` says in words what is out of the ordinary and
+    yet in order: leases that were fenced, expired, settled late or are open, what got lost, and compactions.
     """
 
     differences: list[Difference]

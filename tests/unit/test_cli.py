@@ -67,7 +67,7 @@ WRONG = {
     "unknown bench": (["bench", "shanon"], "no bench is called 'shanon'; did you mean 'shannon'?"),
     "unknown bench, nothing near": (
         ["bench", "xyzzy"],
-        "no bench is called 'xyzzy'; there are codec, wire, collapse, shannon, tiers, allocation, price, ledger, chaos, ray, scale",
+        "no bench is called 'xyzzy'; there are codec, wire, collapse, shannon, tiers, allocation, price, ledger, chaos",
     ),
     "figure of another kind": (["bench", "wire", "--plot", "wire.pdf"], "wire.pdf is no .png file"),
     "figure in no folder": (["bench", "wire", "--plot", "no/wire.png"], "the folder of no/wire.png does not exist"),
@@ -160,7 +160,8 @@ def test_the_help_of_a_trained_team_lists_only_what_may_change(command, name):
     _, out, _ = command(name, "--help")
     flags = set(re.findall(r"--[a-z][a-z._-]*", out))
     settings = {setting: "--" + setting.replace("_", "-") for setting in cli._setting_names(cli.RunConfig)}
-    assert {setting for setting, flag in settings.items() if flag in flags} == set(PLAY_SETTINGS)
+    listed = {setting.split(".")[0] for setting, flag in settings.items() if flag in flags}
+    assert listed == set(PLAY_SETTINGS)
 
 
 def test_the_overview_names_every_command(command):
