@@ -261,6 +261,41 @@ class OnRay:
             self._started_ray = False
 
 
+class LocalCluster:
+    """Several nodes on this machine, for trials: each is a raylet with workers of its own, and can be killed like a node.
+
+    Processes that are started with `environment` join it. Nodes notice each other's death within seconds.
+    """
+
+    def __init__(self, n_nodes: int, cpus_per_node: int) -> None:
+        from ray.cluster_utils import Cluster
+
+        watchful = {
+            "health_check_initial_delay_ms": 1000,
+            "health_check_period_ms": 1000,
+            "health_check_failure_threshold": 5,
+        }
+        self._cluster: Any = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": cpus_per_node, "_system_config": watchful}
+        )
+        self._others = [self._cluster.add_node(num_cpus=cpus_per_node) for _ in range(n_nodes - 1)]
+        self._cluster.wait_for_nodes()
+        self.environment = {"RAY_ADDRESS": str(self._cluster.address)}
+
+    @property
+    def raylets(self) -> list[int]:
+        """The raylet process of each node that can be killed; the workers of a node are its children."""
+        return [node.all_processes["raylet"][0].process.pid for node in self._others]
+
+    def kill(self, nth: int) -> None:
+        """One of these nodes dies, with all that runs on it."""
+        self._cluster.remove_node(self._others.pop(nth), allow_graceful=False)
+
+    def close(self) -> None:
+        """End all nodes."""
+        self._cluster.shutdown()
+
+
 def _failure(error: RayError, what: str) -> CommlibError:
     """Our own error out of a task's, or a sentence on any other."""
     if isinstance(error, RayTaskError):

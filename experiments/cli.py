@@ -728,7 +728,9 @@ def _doctor(argv: list[str]) -> int:
 def _bench(argv: list[str]) -> int:
     parser = _Parser("commlib bench", description="Measure one thing on this machine, side by side with its rivals.")
     parser.add_argument(
-        "name", metavar="NAME", help="codec, wire, shannon, collapse, scale, ray, tiers, allocation, price or ledger"
+        "name",
+        metavar="NAME",
+        help="codec, wire, shannon, collapse, scale, ray, cluster, tiers, allocation, price or ledger",
     )
     parser.add_argument("--chaos", action="store_true", help="of the ledger: its hosts and its own process are killed")
     parser.add_argument("--runtime", choices=["local", "ray"], default="local", help="of scale: where the agents live")
