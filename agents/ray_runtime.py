@@ -180,7 +180,7 @@ def _listed(hosts: Sequence[int]) -> str:
 def meter_of_cluster() -> Metered:
     """A meter whose metrics the node of this process exports, with `ray_` before their names, as it does Ray's own.
 
-    Ray collects them every ten seconds, so the end of a run may be missing.
+    Ray collects them every ten seconds, and once more as this process ends, unless it is killed.
     """
     families: dict[str, Any] = {}
 
