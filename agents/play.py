@@ -14,6 +14,7 @@ Shapes: W worlds side by side, N agents, n agents of a host.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from commlib.agents.desk import Acted, Redrafted, Replied
+from commlib.agents.meters import Figures, Meter, Silent
 from commlib.agents.runtime import Runtime
 from commlib.agents.till import Books, Missed, Till, Use
 from commlib.channel import Channel, MarkovChannel
@@ -100,6 +102,8 @@ class Step(NamedTuple):
 Watcher = Callable[[Step], None]
 """Sees every step of a play; `commlib.experiments.verify` compares two plays with it."""
 
+SILENT = Silent()
+
 
 def play(
     runtime: Runtime,
@@ -114,11 +118,14 @@ def play(
     n_signals: int = 0,
     channel: Channel | None = None,
     watcher: Watcher | None = None,
+    meter: Meter = SILENT,
 ) -> Tally:
     """Play one batch of `n_worlds` episodes over the hosts of a runtime whose desks are furnished.
 
     A step has `n_rounds` rounds of messages, each with a number of its own; the first `n_signals` of them are charged as
     all are, but not counted as messages.
+
+    The meter is told what each step came to.
 
     Budgets are shared by all agents; with W worlds side by side one per step or episode is W times one world's, pooled.
     """
@@ -139,6 +146,7 @@ def play(
         alive = (~step.done).numpy()
         if not alive.any():
             break
+        started, before = time.perf_counter(), (tally.wire_bits, tally.n_messages, tally.n_dropped, post.n_lost)
         number = books.first_round + t * n_rounds
         post.till.begin(number, int(alive.sum()))
         observation, active = step.observation.numpy(), step.active.numpy()
@@ -153,10 +161,14 @@ def play(
         tally.n_slots += int(alive.sum()) * len(plan.host_of)
         for nth, carried in enumerate(rounds):
             _add_up(tally, carried.sent, is_signal=nth < n_signals)
+        after = (tally.wire_bits, tally.n_messages, tally.n_dropped, post.n_lost)
+        bits, said, dropped, lost = (now - then for now, then in zip(after, before, strict=True))
+        meter.step(Figures(bits, said, dropped, lost, runtime.n_restarts, time.perf_counter() - started))
         if watcher is not None:
             watcher(Step(number, t, alive, active, observation, uniform, rounds, action))
     n_put_off = sum(runtime.each("desk.n_put_off", [()] * n_hosts)) if books.rationing.when_out == "defer" else 0
     tally.n_dropped += n_put_off
+    meter.drop(n_put_off)
     tally.n_lost, tally.n_unread = post.n_lost, post.n_unread
     tally.left = post.till.left()
     tally.use = post.till.close(end, n_put_off)

@@ -11,15 +11,18 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any
 from uuid import uuid4
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.util import metrics as ray_metrics
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+from commlib.agents.meters import BUCKETS, VERBS, Metered, Metric, Record
 from commlib.errors import CommlibError, HostError, HostLost
 from commlib.records import versions
 from commlib.units import Placement
@@ -172,6 +175,28 @@ def _each_answer(pending: list[Any], stop_at: float, seconds: float, what: str) 
 
 def _listed(hosts: Sequence[int]) -> str:
     return ", ".join(map(str, hosts))
+
+
+def meter_of_cluster() -> Metered:
+    """A meter whose metrics the node of this process exports, with `ray_` before their names, as it does Ray's own.
+
+    Ray collects them every ten seconds, and once more as this process ends, unless it is killed.
+    """
+    families: dict[str, Any] = {}
+
+    def make(metric: Metric, labels: dict[str, str]) -> Record:
+        if metric.name not in families:
+            families[metric.name] = (
+                ray_metrics.Histogram(metric.name, metric.text, list(BUCKETS), metric.labels)
+                if metric.kind == "histogram"
+                else {"counter": ray_metrics.Counter, "gauge": ray_metrics.Gauge}[metric.kind](
+                    metric.name, metric.text, metric.labels
+                )
+            )
+        record = getattr(families[metric.name], VERBS[metric.kind])
+        return partial(record, tags=labels)
+
+    return Metered(make, lambda: None)
 
 
 class Process:

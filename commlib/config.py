@@ -170,6 +170,12 @@ class RunConfig(_Frozen):
     parallel_worlds: int | None = Field(
         None, ge=1, description="worlds that share a frame in evaluation; 1 hides no header"
     )
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="show bits, messages, prices and seconds of each step to Prometheus, at this port of 127.0.0.1",
+    )
     learning: LearningConfig = LearningConfig()
     stages: StagesConfig = StagesConfig()
 
@@ -326,6 +332,7 @@ def _with_implied(settings: Mapping[str, Any]) -> dict[str, Any]:
 PLAY_SETTINGS = (
     "agents", "rate_aware", "charging", "runtime", "hosts", "budget", "allocation", "priority", "when_out", "defer_rounds",
     "network", "channel", "ray", "bit_price", "seed", "episodes", "parallel_worlds",
+    "metrics_port",
 )  # fmt: skip
 """What may change when a trained team plays again; all else was settled in its training. Another number of agents takes a
 team that was trained with ids none (`commlib.experiments.train.load_model`)."""

@@ -384,6 +384,8 @@ def _sweep(argv: list[str]) -> int:
     for name, plural in {"world": "WORLD", "method": "--methods", "seed": "--seeds"}.items():
         if name in given:
             raise Usage(f"a sweep takes {plural}, not --{name}; see `{parser.prog} --help`")
+    if given.get("metrics_port") is not None:
+        raise Usage("a sweep is many processes, and one port is for one of them; leave --metrics-port out")
     n_jobs = _cores() if known.jobs is None else known.jobs
     if n_jobs < 1:
         raise Usage(f"--jobs {n_jobs} would never end; give 1 or more")

@@ -7,6 +7,7 @@ laid over the defaults in the order world, method, configuration file, command l
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from commlib.agents.meters import Meter, Silent, ray_exports, serve
 from commlib.agents.recovery import Recovering
 from commlib.agents.runtime import LocalRuntime, Runtime
 from commlib.codecs.build import make_codec
@@ -172,3 +174,21 @@ def open_runtime(config: RunConfig, hosts: int, say: Callable[[str], None] = lam
     settings = config.ray
     runtime = RayRuntime(hosts, call_seconds=settings.call_seconds, placement=settings.placement)
     return Recovering(runtime, max_restarts=settings.max_restarts, say=say)
+
+
+def open_meter(config: RunConfig, runtime: Runtime) -> Meter:
+    """The meter of a run on these hosts; close it when done.
+
+    On a cluster that was joined, Ray's nodes export already, and our metrics go along. A Ray that a run started for itself
+    would open its port on every network of the machine, so the run has an endpoint of its own then, as without Ray.
+
+    Raises:
+        ConfigError: there is a port, and what is needed to listen there is not installed, or the port is taken.
+    """
+    if config.metrics_port is None:
+        return Silent()
+    if runtime.name == "ray" and os.environ.get("RAY_ADDRESS") and ray_exports():
+        from commlib.agents.ray_runtime import meter_of_cluster
+
+        return meter_of_cluster()
+    return serve(config.metrics_port)

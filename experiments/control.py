@@ -29,7 +29,8 @@ from statistics import fmean, variance
 
 import torch
 
-from commlib.agents.play import Tally, Watcher, play
+from commlib.agents.meters import Meter
+from commlib.agents.play import SILENT, Tally, Watcher, play
 from commlib.agents.runtime import Runtime
 from commlib.agents.till import Books, Use, open_books
 from commlib.budget import Budget, Network
@@ -71,7 +72,13 @@ class Stage:
         return len(self.model.codecs) * self.world.spec.n_steps
 
     def play(
-        self, books: Books, n_worlds: int, tariff: Tariff, generator: torch.Generator, watcher: Watcher | None = None
+        self,
+        books: Books,
+        n_worlds: int,
+        tariff: Tariff,
+        generator: torch.Generator,
+        watcher: Watcher | None = None,
+        meter: Meter = SILENT,
     ) -> Tally:
         """One batch of episodes."""
         return play(
@@ -86,6 +93,7 @@ class Stage:
             n_signals=n_signals(self.model),
             channel=self.channel,
             watcher=watcher,
+            meter=meter,
         )
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from commlib.agents.meters import ray_exports
 from commlib.codec import FrozenCodec, fresh_context
 from commlib.codecs.frozen import CodebookQuantiser, TableCodec
 from commlib.codecs.prior import uniform_prior
@@ -36,6 +37,7 @@ EXTRAS = {
     "digits": ("sklearn", "world digits"),
     "mpe": ("mpe2", "mpe2 worlds"),
     "sisl": ("pygame", "pettingzoo sisl worlds"),
+    "metrics": ("prometheus_client", "--metrics-port"),
 }
 SHAPES = {"guide": (50, 5), "predator_prey_easy": (28, 5), "traffic_junction_easy": (17, 2)}
 """Observation width and number of actions of built-in worlds, tried where an agent does not state its own."""
@@ -51,7 +53,8 @@ class Finding(NamedTuple):
 
 def diagnose() -> list[Finding]:
     """Look at this machine and this install."""
-    return [_python(), *_packages(), *_extras(), _cores(), _memory(), _disk(), _folder(), _ray_address(), _round_trip()]
+    machine = [_cores(), _memory(), _disk(), _folder()]
+    return [_python(), *_packages(), *_extras(), *machine, _ray_address(), _cluster_metrics(), _round_trip()]
 
 
 def diagnose_target(target: str) -> list[Finding]:
@@ -167,6 +170,20 @@ def _ray_address() -> Finding:
             "RAY_ADDRESS", True, f"{address}: runs with --runtime ray join that cluster, and leave it running"
         )
     return Finding("RAY_ADDRESS", True, "not set: runs with --runtime ray start a Ray of their own")
+
+
+def _cluster_metrics() -> Finding:
+    """Where --metrics-port shows its figures on a cluster; it is another place than without one."""
+    if ray_exports():
+        return Finding(
+            "ray metrics", True, "ray[default] is installed: on a cluster that is joined, its nodes show ours"
+        )
+    return Finding(
+        "ray metrics",
+        True,
+        "ray[default] is not installed, so runs on a cluster show their own; pip install 'ray[default]' on every node if "
+        "Ray is to",
+    )
 
 
 def _round_trip() -> Finding:

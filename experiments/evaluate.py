@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,14 +22,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from commlib.agents.play import Tally, Watcher
+from commlib.agents.meters import Meter
+from commlib.agents.play import SILENT, Tally, Watcher
 from commlib.agents.runtime import Runtime
 from commlib.agents.till import Books, Use, open_books
 from commlib.budget import Budget, Budgets, Network
 from commlib.channel import Channel
 from commlib.config import RunConfig, write_yaml
 from commlib.errors import ConfigError, RunError
-from commlib.experiments.compose import complete, n_hosts, open_runtime, world_of
+from commlib.experiments.compose import complete, n_hosts, open_meter, open_runtime, world_of
 from commlib.experiments.control import REHEARSAL_SEED, Control, Stage
 from commlib.experiments.intervals import estimate
 from commlib.experiments.model import Calibration, Model, furnish, has_router, n_signals
@@ -36,7 +38,7 @@ from commlib.experiments.presence import is_open
 from commlib.experiments.progress import Display
 from commlib.frame import GREETING_BYTES
 from commlib.information import perplexity
-from commlib.journal import Journal
+from commlib.journal import MAIN, Journal
 from commlib.ledger import Ledger, Statement
 from commlib.plan import ABSENCE_RULE, CHARGING_RULES, Plan, make_plan, partition
 from commlib.records import (
@@ -73,6 +75,7 @@ def evaluate(
     training: dict[str, float] | None = None,
     random_return: Estimate | None = None,
     watcher: Watcher | None = None,
+    meter: Meter = SILENT,
     run: Path | None = None,
 ) -> Result:
     """Play `config.episodes` episodes, `config.parallel_worlds` at a time, and sum up.
@@ -87,6 +90,7 @@ def evaluate(
         training: throughput and seconds of the training, for the record.
         random_return: what random play returns, for the record.
         watcher: sees every round.
+        meter: is told what each step comes to; not of rehearsals.
         run: the run folder, for the record.
     """
     started = time.perf_counter()
@@ -131,7 +135,9 @@ def evaluate(
         control.aim(books.left, n_episodes - done)
         for account in control.budgets:
             ledger.note_price(account, control.prices.price(account), books.first_round)
-        tally = stage.play(books, n_worlds, control.tariff, generator, watcher)
+        for account in budgets.accounts():
+            meter.price(account, control.prices.price(account) + (control.rate_weight if account == MAIN else 0.0))
+        tally = stage.play(books, n_worlds, control.tariff, generator, watcher, meter)
         played.append(Played(tally, control.price_of_a_bit))
         control.learn(tally.use, n_worlds)
         books = replace(books, first_round=books.first_round + stage.n_rounds, left=tally.left)
@@ -365,7 +371,8 @@ def evaluate_run(path: Path, config: RunConfig, out: Path | None, display: Displ
     world = world_of(config)
     runtime = open_runtime(config, n_hosts(config, world.spec.n_agents), display.say)
     try:
-        return evaluate_run_on(runtime, path, config, out, display)
+        with closing(open_meter(config, runtime)) as meter:
+            return evaluate_run_on(runtime, path, config, out, display, meter)
     finally:
         runtime.close()
         world.close()
@@ -379,7 +386,9 @@ def next_evaluation(run: Path) -> Path:
     return run / f"evaluation-{n}"
 
 
-def evaluate_run_on(runtime: Runtime, path: Path, config: RunConfig, out: Path | None, display: Display) -> Result:
+def evaluate_run_on(
+    runtime: Runtime, path: Path, config: RunConfig, out: Path | None, display: Display, meter: Meter = SILENT
+) -> Result:
     """Evaluate a trained run again, with its own or other settings; its result and books are replaced whole.
 
     With `out` the team and the new figures go to that folder and the run stays as it is. What an evaluation that was
@@ -414,6 +423,7 @@ def evaluate_run_on(runtime: Runtime, path: Path, config: RunConfig, out: Path |
                 display,
                 training=training,
                 random_return=_random_return(old, world, config),
+                meter=meter,
                 run=folder.path,
             )
         check_put_away(fresh)

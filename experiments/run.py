@@ -7,6 +7,7 @@ to what they said, prior and price-aware encoder are calibrated on how they play
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,15 @@ from commlib.codecs.floats import Float32Codec
 from commlib.config import RunConfig, make_config, read_yaml, replay_config
 from commlib.errors import AgentError, ConfigError
 from commlib.experiments.calibrate import Knowledge, calibrate
-from commlib.experiments.compose import check_budget_is_there, codec_of, complete, n_hosts, open_runtime, world_of
+from commlib.experiments.compose import (
+    check_budget_is_there,
+    codec_of,
+    complete,
+    n_hosts,
+    open_meter,
+    open_runtime,
+    world_of,
+)
 from commlib.experiments.evaluate import evaluate
 from commlib.experiments.model import Model, furnish
 from commlib.experiments.progress import Quiet, make_display
@@ -88,8 +97,8 @@ def run(
         width = settings.get("message_width") or probe_width(agent, made, config.seed)
         model = fit_to_agents(agent, made, config, edges, width)
         opened = open_runtime(config, n_hosts(config, spec.n_agents))
-        with Journal.in_memory() as journal:
-            return evaluate(model, config, made, opened, journal, display)
+        with Journal.in_memory() as journal, closing(open_meter(config, opened)) as meter:
+            return evaluate(model, config, made, opened, journal, display, meter=meter)
     finally:
         if opened is not None:
             opened.close()
@@ -207,8 +216,8 @@ class Trained:
         model = self.model if config.agents == self.config.agents else load_model(self.folder, world)
         opened = open_runtime(config, n_hosts(config, world.spec.n_agents))
         try:
-            with Journal.in_memory() as journal:
-                return evaluate(model, config, world, opened, journal, Quiet())
+            with Journal.in_memory() as journal, closing(open_meter(config, opened)) as meter:
+                return evaluate(model, config, world, opened, journal, Quiet(), meter=meter)
         finally:
             opened.close()
             world.close()

@@ -16,6 +16,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -44,6 +45,7 @@ from commlib.experiments.compose import (
     codecs_of,
     complete,
     n_hosts,
+    open_meter,
     open_runtime,
     resolve,
     why_no_router,
@@ -447,28 +449,30 @@ def run_training(
     world.reset(1, torch.Generator().manual_seed(config.seed))  # a world that cannot start leaves no folder behind
     opened = runtime or open_runtime(config, n_hosts(config, world.spec.n_agents), display.say)
     try:
-        if not resume:
-            make_folder(folder, config)
-        training = Training(config, world, opened, folder, display)
-        if resume:
-            training.restore()
-        training.say_what_is_shown()
-        model = training.run()
-        save_model(model, folder)
-        with Journal(folder.journal) as journal:
-            result = evaluate(
-                model,
-                config,
-                world,
-                opened,
-                journal,
-                display,
-                training=training.throughput(),
-                random_return=random_return(world, config),
-                run=out,
-            )
-        write_json(folder.result, result.to_json())
-        return result
+        with closing(open_meter(config, opened)) as meter:
+            if not resume:
+                make_folder(folder, config)
+            training = Training(config, world, opened, folder, display)
+            if resume:
+                training.restore()
+            training.say_what_is_shown()
+            model = training.run()
+            save_model(model, folder)
+            with Journal(folder.journal) as journal:
+                result = evaluate(
+                    model,
+                    config,
+                    world,
+                    opened,
+                    journal,
+                    display,
+                    training=training.throughput(),
+                    random_return=random_return(world, config),
+                    meter=meter,
+                    run=out,
+                )
+            write_json(folder.result, result.to_json())
+            return result
     finally:
         if runtime is None:
             opened.close()

@@ -51,6 +51,8 @@ WRONG = {
     "no ids, and slots": (["train", "guide", "--ids", "none"], "take --aggregation mean, attention, aged or signature"),
     "another number of agents": (["train", "secret", "--agents", "4"], "secret_v1 has 5 agents and allows no other"),
     "too many agents": (["train", "predator_prey_easy", "--agents", "25"], "take 1 to 24"),
+    "a port that is none": (["train", "guide", "--metrics-port", "70000"], "less than or equal to 65535"),
+    "a sweep on one port": (["sweep", "guide", "--metrics-port", "9400"], "one port is for one of them; leave"),
     "evaluate nothing": (["evaluate"], "the following arguments are required: RUN"),
     "audit nothing": (["audit"], "the following arguments are required: RUN"),
     "journal nothing": (["journal"], "the following arguments are required: RUN"),

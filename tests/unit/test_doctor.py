@@ -97,6 +97,13 @@ def test_the_cluster_that_would_be_joined(monkeypatch):
     assert by_name()["RAY_ADDRESS"].text.startswith("not set")
 
 
+@pytest.mark.parametrize(("is_there", "text"), [(True, "its nodes show ours"), (False, "pip install 'ray[default]'")])
+def test_where_metrics_are_shown_on_a_cluster(monkeypatch, is_there, text):
+    monkeypatch.setattr(doctor, "ray_exports", lambda: is_there)
+    assert by_name()["ray metrics"].is_good
+    assert text in by_name()["ray metrics"].text
+
+
 def test_a_coder_that_does_not_work(monkeypatch):
     monkeypatch.setattr(doctor.TableCodec, "decode", lambda self, payload, context: context * 0)
     assert "16 messages came back changed" in by_name()["codec"].text
