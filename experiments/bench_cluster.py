@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from commlib.agents.ray_runtime import LocalCluster
 
 WORLD, BUDGET, N_HOSTS, N_NODES = "guide", "64 bit/step", 3, 3
-STEPS, QUICK_STEPS = 800_000, 20_000
+STEPS, QUICK_STEPS = 800_000, 16_000
 CALL_SECONDS = 20.0
 """After so long without an answer a host is killed and brought back."""
 PATIENCE_SECONDS = 3600.0

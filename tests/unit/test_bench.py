@@ -9,7 +9,8 @@ from commlib.errors import ConfigError
 from commlib.experiments import cli
 from commlib.experiments.bench import BENCHES, Laps, Target, draw, find, race, run_bench, table
 
-ON_RAY = {"ledger", "chaos"}  # tests/integration/test_ledger_on_ray.py
+ON_RAY = {"ledger", "chaos", "ray", "scale-ray", "cluster"}
+"""tests/integration/test_ledger_on_ray.py, tests/integration/test_benches_on_ray.py"""
 KEYS = ["name", "command", "seed", "versions", "rows", "summary"]
 
 
