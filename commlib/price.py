@@ -73,12 +73,16 @@ class Point(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Points that are one on the monotone map: their centre, and the least price among them."""
+    """Points that are one on the monotone map: their centre, and the least and the highest price among them.
+
+    The map is level from the one to the other: a plateau ends where it was last seen, not in its middle.
+    """
 
     log_price: float
     log_rate: float
     weight: float
     least: float
+    most: float
 
 
 @dataclass(frozen=True)
@@ -257,13 +261,13 @@ class PriceController:
             return self._within(first.least - further), self._within(first.least - FURTHEST)
         if target <= last.log_rate:
             further = min((last.log_rate - target) / _slope(blocks[-2:]), FURTHEST)
-            return self._within(last.log_price + further), self._within(last.log_price + FURTHEST)
+            return self._within(last.most + further), self._within(last.most + FURTHEST)
         after = bisect([-block.log_rate for block in blocks], -target)
         left, right = blocks[after - 1], blocks[after]
         more, less = min(left.log_rate - target, FURTHEST), min(target - right.log_rate, FURTHEST)
         share = more / (more + less) if more + less > 0 else 0.0
-        found = left.log_price + (right.log_price - left.log_price) * share
-        return found, (left if found < self.log_price else right).log_price
+        found = left.most + (right.least - left.most) * share
+        return found, left.most if found < self.log_price else right.least
 
     def _within(self, log_price: float) -> float:
         return min(max(log_price, self._free), math.log(self.highest))
@@ -370,21 +374,23 @@ def _monotone(points: Sequence[Point]) -> list[Block]:
     """The nearest map on which a higher price never brings more: pool adjacent violators (Ayer et al. 1955)."""
     blocks: list[Block] = []
     for point in sorted(points):
-        block = Block(*point, least=point.log_price)
+        block = Block(*point, least=point.log_price, most=point.log_price)
         while blocks and blocks[-1].log_rate <= block.log_rate:
             before = blocks.pop()
-            block = Block(*_centre([Point(*before[:3]), Point(*block[:3])]), least=before.least)
+            centre = _centre([Point(*before[:3]), Point(*block[:3])])
+            block = Block(*centre, least=before.least, most=block.most)
         blocks.append(block)
     return blocks
 
 
 def _at(blocks: Sequence[Block], log_price: float) -> float:
     """What the map says of a price; level beyond its ends."""
-    after = bisect([b.log_price for b in blocks], log_price)
-    if after in (0, len(blocks)):
-        return blocks[min(after, len(blocks) - 1)].log_rate
-    left, right = blocks[after - 1], blocks[after]
-    share = (log_price - left.log_price) / (right.log_price - left.log_price)
+    after = bisect([b.least for b in blocks], log_price)
+    left = blocks[max(0, after - 1)]
+    if after in (0, len(blocks)) or log_price <= left.most:
+        return left.log_rate
+    right = blocks[after]
+    share = (log_price - left.most) / (right.least - left.most)
     return left.log_rate + share * (right.log_rate - left.log_rate)
 
 
