@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import BaseModel, create_model
 from rich.console import Console
+from rich.markup import escape
 
 from commlib import __version__
 from commlib.config import PLAY_SETTINGS, RunConfig, make_config, read_yaml, replay_config
@@ -723,7 +724,7 @@ def _doctor(argv: list[str]) -> int:
     console = _console(known.json)
     for finding in findings:
         mark = "[green]good[/]" if finding.is_good else "[red]bad [/]"
-        console.print(f"{mark}  {finding.name}: {finding.text}", highlight=False)
+        console.print(f"{mark}  {escape(f'{finding.name}: {finding.text}')}", highlight=False)
     return GOOD if all(finding.is_good for finding in findings) else FAILED
 
 

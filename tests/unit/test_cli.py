@@ -214,6 +214,13 @@ def test_lists_as_json(command, what):
     assert all("name" in row for row in rows)
 
 
+def test_a_doctor_names_extras_in_brackets(command, monkeypatch):
+    from commlib.experiments import doctor
+
+    monkeypatch.setattr(doctor, "_extras", lambda: [doctor.Finding("extra", True, "pip install 'commlib[metrics]'")])
+    assert "pip install 'commlib[metrics]'" in command("doctor")[1]
+
+
 def test_a_doctors_findings_as_json(command):
     code, out, _ = command("doctor", "nowhere:Thing", "--json", "-")
     assert code == FAILED
