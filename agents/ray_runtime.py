@@ -73,7 +73,8 @@ class RayRuntime:
         return settled.remote(host)
 
     def _wait_for(self, hosts: Sequence[int]) -> None:
-        started = self._answers([self._actors[host].ping.remote() for host in hosts], START_SECONDS, "start")
+        pending = {host: self._actors[host].ping.remote() for host in hosts}
+        started = self._answers(pending, START_SECONDS, "start")
         for host, pid in zip(hosts, started, strict=True):
             self.pids[host] = pid
 
@@ -96,16 +97,16 @@ class RayRuntime:
         """
         from commlib.agents.packing import to_arrays, to_tensors
 
-        pending = [
-            self._actors[host].call_packed.remote(method, to_arrays(args))
+        pending = {
+            host: self._actors[host].call_packed.remote(method, to_arrays(args))
             for host, args in zip(hosts, arguments, strict=True)
-        ]
+        }
         return [to_tensors(answer) for answer in self._answers(pending, self._call_seconds, method)]
 
-    def _answers(self, pending: list[Any], seconds: float, what: str) -> list[Any]:
+    def _answers(self, pending: dict[int, Any], seconds: float, what: str) -> list[Any]:
         stop_at = time.monotonic() + seconds
         try:
-            answers: list[Any] = ray.get(pending, timeout=seconds)
+            answers: list[Any] = ray.get(list(pending.values()), timeout=seconds)
         except (RayError, GetTimeoutError):
             return _each_answer(pending, stop_at, seconds, what)
         return answers
@@ -141,8 +142,8 @@ def _placed(n_hosts: int, cpu_share: float, placement: Placement) -> PlacementGr
     return group
 
 
-def _each_answer(pending: list[Any], stop_at: float, seconds: float, what: str) -> list[Any]:
-    """The answers one by one, since at least one is missing.
+def _each_answer(pending: dict[int, Any], stop_at: float, seconds: float, what: str) -> list[Any]:
+    """The answers of some hosts one by one, since at least one is missing.
 
     Raises:
         HostLost: some hosts died, or did not answer in time.
@@ -154,16 +155,16 @@ def _each_answer(pending: list[Any], stop_at: float, seconds: float, what: str) 
     dead: list[int] = []
     slow: list[int] = []
     why = ""
-    for place, ref in enumerate(pending):
+    for place, (host, ref) in enumerate(pending.items()):
         try:
             answers[place] = to_tensors(ray.get(ref, timeout=max(0.0, stop_at - time.monotonic())))
         except GetTimeoutError:  # noqa: PERF203 (each answer for itself)
-            slow.append(place)
+            slow.append(host)
         except RayTaskError as error:
             raise _failure(error, what) from error
         except RayError as error:
             why = " ".join(str(error).split()).split(". ")[0].rstrip(".")
-            dead.append(place)
+            dead.append(host)
     words = [f"host {_listed(dead)} died during {what!r} ({why})"] if dead else []
     if slow:
         words.append(

@@ -7,7 +7,8 @@ of calls that are only played over. They are compared with those of the first ti
 second time is not the same agent, and the run ends rather than go on with a stranger.
 
 So that the list does not grow for ever, it begins anew where a room of a host is furnished (`set_learner`, `set_desk`), and
-at each checkpoint: then the room's own state is kept instead.
+at each checkpoint: then the room's own state is kept instead. Agents of somebody's own may keep anything from one episode to
+the next, so of these all calls are kept, observations and all, unless hosts may never be restarted.
 """
 
 from __future__ import annotations
@@ -88,11 +89,14 @@ class Recovering:
             again = self._again(lost, method, [arguments[host] for host in lost.hosts])
             for host, answer in zip(lost.hosts, again, strict=True):
                 answers[host] = answer
-        self._note(Call(method, list(arguments), [fingerprint(answer) for answer in answers]))
+        if self._max_restarts:
+            self._note(Call(method, list(arguments), [fingerprint(answer) for answer in answers]))
         return answers
 
     def checkpoint(self, room: str) -> None:
         """Keep the state of a room instead of the calls that led to it; a room without one keeps its calls."""
+        if not self._max_restarts:
+            return
         states = self.each(f"{room}.state", [()] * self.n_hosts)
         if any(state is None for state in states):
             self._calls[room].pop()
@@ -109,6 +113,7 @@ class Recovering:
         self._runtime.close()
 
     def _note(self, call: Call) -> None:
+        """Write a call down."""
         if call.method.startswith(SET):
             self._calls[call.method.removeprefix(SET)] = [call]
         else:

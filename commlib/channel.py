@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +30,8 @@ CHANGE = 0.2
 """The probability, per frame, of each step away from fair, and of leaving bad, which so lasts 5 frames on average."""
 
 MAX_LOSS = 0.4
+
+_VALUES = {"loss": r"(\d+(?:\.\d+)?)\s*(%?)", "refresh": r"\d+"}
 
 
 def transitions(loss: float) -> NDArray[np.float64]:
@@ -62,15 +66,16 @@ class Channel:
     @classmethod
     def parse(cls, text: str) -> Channel:
         """Read "loss=8.2%" or "loss=8.2%, refresh=10"; raises ConfigError."""
-        settings: dict[str, float | int] = {}
+        settings: dict[str, Any] = {}
         for part in text.split(","):
-            match = re.fullmatch(r"\s*(loss|refresh)\s*=\s*(\d+(?:\.\d+)?)\s*(%?)\s*", part, re.ASCII)
-            if match is None or match[1] in settings or (match[1] == "refresh") > (match[2].isdigit() and not match[3]):
+            name, _, value = (word.strip() for word in part.partition("="))
+            match = re.fullmatch(_VALUES.get(name, "(?!)"), value, re.ASCII)
+            if match is None or name in settings:
                 raise ConfigError(f"cannot read {part.strip()!r} of a channel; write it like 'loss=8.2%, refresh=5'")
-            settings[match[1]] = int(match[2]) if match[1] == "refresh" else float(match[2]) / (100 if match[3] else 1)
+            settings[name] = int(value) if name == "refresh" else float(Decimal(match[1]) / (100 if match[2] else 1))
         if "loss" not in settings:
             raise ConfigError(f"the channel {text!r} does not say what it loses; write it like 'loss=8.2%'")
-        channel = cls(**settings)  # type: ignore[arg-type]
+        channel = cls(**settings)
         check_loss(channel.loss)
         return channel
 

@@ -78,7 +78,8 @@ class HostLost(HostError):
     """Some hosts died or hung in the middle of a call, and the others answered.
 
     Attributes:
-        hosts: those that were lost, by their place in the call; `answers` are in the same order, None for the lost.
+        hosts: those that were lost.
+        answers: of all hosts that were called, in the order of the call; None for the lost.
     """
 
     def __init__(self, message: str, hosts: Sequence[int], answers: Sequence[object]) -> None:

@@ -215,6 +215,16 @@ def race(
     return {name: Laps(tuple(laps)) for name, laps in seconds.items()}
 
 
+def slope(rows: Sequence[Row], x: str, y: str) -> float:
+    """The slope of y against x on logarithmic axes, by least squares.
+
+    >>> round(slope([{"n": 1, "s": 2.0}, {"n": 10, "s": 200.0}], "n", "s"), 6)
+    2.0
+    """
+    across, up = (np.log([float(row[key]) for row in rows]) for key in (x, y))
+    return float(np.polyfit(across, up, 1)[0])
+
+
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -50,11 +50,10 @@ def measure(seed: int, quick: bool, say: Say) -> Measured:
 
     n_laps, n_rounds, n_calls = (2, 5, 200) if quick else (N_LAPS, N_ROUNDS, NAIVE_CALLS)
     n_most = (n_laps + 4) * n_rounds
-    with TemporaryDirectory() as scratch, OnRay(2 * N_HOSTS):
-        folder = Path(scratch)
+    with TemporaryDirectory() as folder, OnRay(2 * N_HOSTS):
 
         def town(runtime: Any, n_worlds: int = N_WORLDS) -> Town:  # noqa: ANN401 (local or Ray)
-            books = folder / _fresh(folder)
+            books = Path(mkdtemp(dir=folder))
             return Town("full", N_AGENTS, seed, n_most, books, runtime, budget=BUDGET, gate=NEWS, n_worlds=n_worlds)
 
         say(f"{N_AGENTS} agents on {N_HOSTS} hosts")
@@ -88,13 +87,6 @@ def measure(seed: int, quick: bool, say: Say) -> Measured:
             say(f"{N_AGENTS} agents on {n_hosts} hosts")
             rows.append(_on_hosts(town(Recovering(RayRuntime(n_hosts))), n_rounds, n_laps))
     return Measured(rows, _summary(rows), _tables(rows))
-
-
-def _fresh(folder: Path) -> str:
-    """A folder for another town's books."""
-    name = f"town-{sum(1 for _ in folder.iterdir())}"
-    (folder / name).mkdir()
-    return name
 
 
 class Listener:

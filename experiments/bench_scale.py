@@ -17,10 +17,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from commlib.agents.runtime import LocalRuntime
-from commlib.experiments.bench import Measured, Row, Say, Target, race, table
+from commlib.experiments.bench import Measured, Row, Say, Target, race, slope, table
 from commlib.experiments.town import Town
 
 if TYPE_CHECKING:
@@ -61,10 +59,11 @@ def measure(seed: int, quick: bool, say: Say) -> Measured:
         row["bytes"] = _peak_bytes(row["graph"], row["n_agents"], seed)
         row["bytes_per_agent"] = row["bytes"] / row["n_agents"]
     sparse = [row for row in rows if row["graph"] == "knn"]
+    large = [row for row in sparse if quick or row["n_agents"] >= MANY]
     summary = {
-        "slope": _slope(sparse, "n_edges", "seconds_per_round"),
-        "slope_from_1024_agents": _slope(sparse, "n_edges", "seconds_per_round", least=0 if quick else MANY),
-        "memory_slope": _slope(sparse, "n_agents", "bytes", least=0 if quick else MANY),
+        "slope": slope(sparse, "n_edges", "seconds_per_round"),
+        "slope_from_1024_agents": slope(large, "n_edges", "seconds_per_round"),
+        "memory_slope": slope(large, "n_agents", "bytes"),
         "audit_differences": sum(row["audit_differences"] for row in rows),
         "messages_per_second": sparse[-1]["messages_per_second"],
         "bytes_per_agent": sparse[-1]["bytes_per_agent"],
@@ -72,12 +71,6 @@ def measure(seed: int, quick: bool, say: Say) -> Measured:
         "largest_n_agents": sparse[-1]["n_agents"],
     }
     return Measured(rows, summary, _tables(rows))
-
-
-def _slope(rows: Sequence[Row], x: str, y: str, least: int = 0) -> float:
-    """The slope of y against x on logarithmic axes, by least squares, over rows of at least so many agents."""
-    across, up = (np.log([float(row[key]) for row in rows if row["n_agents"] >= least]) for key in (x, y))
-    return float(np.polyfit(across, up, 1)[0])
 
 
 def _tables(rows: list[Row]) -> list[Table]:

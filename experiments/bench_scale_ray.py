@@ -16,10 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from commlib.agents.recovery import Recovering
-from commlib.experiments.bench import Measured, Row, Say, Target, race, table
+from commlib.experiments.bench import Measured, Row, Say, Target, race, slope, table
 from commlib.experiments.town import Town
 
 if TYPE_CHECKING:
@@ -37,29 +35,32 @@ TARGETS = {
 
 def measure(seed: int, quick: bool, say: Say) -> Measured:
     """One size after the other, each on hosts of its own."""
-    from commlib.agents.ray_runtime import OnRay, RayRuntime
+    from commlib.agents.ray_runtime import OnRay
 
     sizes, n_laps = ((64, 256, 1024), 2) if quick else (SIZES, N_LAPS)
-    rows: list[Row] = []
-    with TemporaryDirectory() as folder, OnRay(N_HOSTS):
-        before = 0
-        for n in (FEW, *sizes):
-            say(f"{n:,} agents on {N_HOSTS} hosts")
-            gc.collect()
-            hosts = RayRuntime(N_HOSTS)
-            town = Town("knn", n, seed, n_laps, Path(folder) / _made(folder, n), Recovering(hosts))
-            try:
-                town.round(0)
-                laps = race({"ray": town.round_after_greeting}, n_calls=1, n_laps=n_laps, clock=time.perf_counter)
-                row = town.row(laps["ray"])
-                n_bytes = sum(map(_resident_bytes, (os.getpid(), *hosts.pids)))
-            finally:
-                town.close()
-            if len(rows) == 0 and not before:
-                before = n_bytes
-                continue
-            rows.append({**row, "bytes": n_bytes, "bytes_per_agent": max(0, n_bytes - before) / n})
+    with OnRay(N_HOSTS):
+        empty = _played(FEW, seed, n_laps, say)["bytes"]
+        rows = [_played(n, seed, n_laps, say) for n in sizes]
+    for row in rows:
+        row["bytes_per_agent"] = max(0, row["bytes"] - empty) / row["n_agents"]
     return Measured(rows, _summary(rows), [_table(rows)])
+
+
+def _played(n_agents: int, seed: int, n_laps: int, say: Say) -> Row:
+    """Rounds of a town, and the memory that it takes."""
+    from commlib.agents.ray_runtime import RayRuntime
+
+    say(f"{n_agents:,} agents on {N_HOSTS} hosts")
+    gc.collect()
+    hosts = RayRuntime(N_HOSTS)
+    with TemporaryDirectory() as folder:
+        town = Town("knn", n_agents, seed, n_laps, Path(folder), Recovering(hosts))
+        try:
+            town.round(0)
+            laps = race({"ray": town.round_after_greeting}, n_calls=1, n_laps=n_laps, clock=time.perf_counter)
+            return {**town.row(laps["ray"]), "bytes": sum(map(_resident_bytes, (os.getpid(), *hosts.pids)))}
+        finally:
+            town.close()
 
 
 def _resident_bytes(pid: int) -> int:
@@ -67,31 +68,18 @@ def _resident_bytes(pid: int) -> int:
     return os.sysconf("SC_PAGE_SIZE") * int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
 
 
-def _made(folder: str, n_agents: int) -> str:
-    """A folder for the books of a town."""
-    name = f"of-{n_agents}"
-    (Path(folder) / name).mkdir(exist_ok=True)
-    return name
-
-
 def _summary(rows: Sequence[Row]) -> Row:
     named = min(rows, key=lambda row: abs(row["n_agents"] - NAMED))
     return {
         "messages_per_second": named["messages_per_second"],
         "said_per_second": named["said_per_second"],
-        "slope": _slope(rows, "n_edges", "wall_seconds_per_round"),
+        "slope": slope(rows, "n_edges", "wall_seconds_per_round"),
         "milliseconds_per_round": 1000 * named["wall_seconds_per_round"],
         "n_agents": named["n_agents"],
         "bytes_per_agent": named["bytes_per_agent"],
         "booking_share": named["booking_share"],
         "audit_differences": sum(row["audit_differences"] for row in rows),
     }
-
-
-def _slope(rows: Sequence[Row], x: str, y: str) -> float:
-    """The slope of y against x on logarithmic axes, by least squares."""
-    across, up = (np.log([float(row[key]) for row in rows]) for key in (x, y))
-    return float(np.polyfit(across, up, 1)[0])
 
 
 def _table(rows: Sequence[Row]) -> Any:  # noqa: ANN401 (a rich table)

@@ -49,7 +49,7 @@ class Mortal:
                 answers[place] = copy.deepcopy(self.hosts[host].call(method, *copy.deepcopy(args)))
             if dies_late or (number, host, False) in self.deaths:
                 self.hosts[host], answers[place] = None, None
-                lost.append(place)
+                lost.append(host)
         if lost:
             self.n_deaths += len(lost)
             raise HostLost(f"host {lost} died during {method!r}", lost, answers)
@@ -168,6 +168,16 @@ def test_hosts_that_die_too_often_end_the_run():
     assert said[0].startswith("host [0, 1] died during 'desk.add'; back after ")
     with pytest.raises(HostError, match=r"host \[0\] died .*; hosts were restarted 2 times \(--ray.max-restarts\)"):
         runtime.each("desk.add", [(1,), (1,)])
+
+
+def test_where_nobody_may_come_back_no_calls_are_kept():
+    runtime = Recovering(Mortal(1), max_restarts=0)
+    runtime.each("set_desk", [(Counter, 0)])
+    before = runtime._runtime.n_calls
+    runtime.checkpoint("desk")
+    assert runtime._runtime.n_calls == before
+    assert runtime.each("desk.add", [(1,)]) == [1]
+    assert runtime._calls == {}
 
 
 def test_an_error_of_an_agent_is_no_death():
