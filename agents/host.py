@@ -1,19 +1,24 @@
 """The agent host: a block of agents that live, learn and talk in one place; as a Ray actor, one process.
 
-A host is a house with some agents in it. It has two rooms: the *learner*, used in training, and the *desk*, used when
-the agents play for real and every message is a charged frame. The same class serves in process and as a Ray actor.
+A host is a house with some agents in it. It has rooms: the *learner*, used in training; the *desk*, used when the agents
+play for real and every message is a charged frame; and the *player*, where hosts share out worlds in training, not agents.
+The same class serves in process and as a Ray actor.
 """
 
 import os
+from hmac import compare_digest
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from commlib.agents.desk import Desk
 from commlib.agents.learner import Learner
 from commlib.agents.packing import to_arrays, to_tensors
-from commlib.errors import HostError
+from commlib.errors import FrameError, HostError
+
+if TYPE_CHECKING:
+    from commlib.agents.rollouts import Player
 
 
 class AgentHost:
@@ -24,6 +29,8 @@ class AgentHost:
         self.host = host
         self._learner: Learner | None = None
         self._desk: Desk | None = None
+        self._player: Player | None = None
+        self._n_refused = 0
 
     @property
     def learner(self) -> Learner:
@@ -39,6 +46,13 @@ class AgentHost:
             raise HostError(f"host {self.host} has no agents to play with yet; call set_desk first")
         return self._desk
 
+    @property
+    def player(self) -> "Player":
+        """The player, once `set_player` was called."""
+        if self._player is None:
+            raise HostError(f"host {self.host} has no world to play yet; call set_player first")
+        return self._player
+
     def set_learner(self, build: Any, *arguments: Any) -> None:  # noqa: ANN401 (any picklable recipe)
         """Furnish the learner: `build(*arguments)` makes it here, so that no module travels."""
         self._learner = build(*arguments)
@@ -47,18 +61,47 @@ class AgentHost:
         """Furnish the desk."""
         self._desk = build(*arguments)
 
+    def set_player(self, build: Any, *arguments: Any) -> None:  # noqa: ANN401
+        """Furnish the player."""
+        self._player = build(*arguments)
+
     def call(self, path: str, *arguments: Any) -> Any:  # noqa: ANN401
         """Call a method by its dotted path, such as ``learner.say``."""
-        return attrgetter(path)(self)(*arguments)
+        try:
+            return attrgetter(path)(self)(*arguments)
+        except FrameError:
+            self._n_refused += 1
+            raise
+
+    def refused(self) -> int:
+        """How many calls were refused: for a frame that is not for us, or for want of the key."""
+        return self._n_refused
 
 
 class HostProcess(AgentHost):
-    """An agent host at the far end of a Ray call."""
+    """An agent host at the far end of a Ray call. Whoever calls must have the key that it was made with.
+
+    Whoever is let into a cluster finds its actors by name. The key keeps others' frames out, and those of a driver that
+    knows only a host that was replaced: each start has a key of its own.
+    """
+
+    def __init__(self, host: int, key: bytes) -> None:
+        super().__init__(host)
+        self._key = key
 
     def ping(self) -> int:
         """Its process, once that is up."""
         return os.getpid()
 
-    def call_packed(self, path: str, arguments: Any) -> Any:  # noqa: ANN401
-        """`call` with tensors packed as arrays both ways."""
+    def call_packed(self, key: bytes, path: str, arguments: Any) -> Any:  # noqa: ANN401
+        """`call` with tensors packed as arrays both ways.
+
+        Raises:
+            HostError: this is not the key.
+        """
+        if not compare_digest(key, self._key):
+            self._n_refused += 1
+            raise HostError(
+                f"host {self.host} was called without the key of its run, or with that of a host that it replaces; refused"
+            )
         return to_arrays(self.call(path, *to_tensors(arguments)))

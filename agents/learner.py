@@ -248,6 +248,12 @@ class Learner:
 
     # --- updates ------------------------------------------------------------------------------------------------------
 
+    @torch.no_grad()
+    def reconsider(self, phase: Phase, heard: Sequence[Tensor]) -> Tensor:
+        """Log-probabilities [L, n] of the samples' actions by this policy, after hearing [L, N, D] in each round."""
+        log_p = self._log_probs(phase, self._all_inputs, heard, self.adjacency(phase))
+        return log_p.gather(-1, self._samples.action[..., None])[..., 0]
+
     def load(self, samples: Samples) -> None:
         """Take this iteration's samples."""
         self._samples = samples
@@ -356,23 +362,35 @@ class Learner:
 
     # --- state --------------------------------------------------------------------------------------------------------
 
+    def replica(self) -> dict[str, Tensor]:
+        """All that decides what the team says and does now; alike on every host."""
+        flat = {"weights.vector": self._weights.vector, "edges.vector": self._edges.vector}
+        modules = {"codec": self.codecs.state_dict(), "graph": dict(self.topology.named_buffers())}
+        tensors = flat | {f"{name}.{k}": v for name, m in modules.items() for k, v in m.items()}
+        return {name: tensor.clone() for name, tensor in tensors.items()}
+
+    def follow(self, replica: dict[str, Tensor]) -> None:
+        """Say and do what the learner does whose replica this is."""
+        self._weights.vector.copy_(replica["weights.vector"])
+        self._edges.vector.copy_(replica["edges.vector"])
+        for name, buffer in self.topology.named_buffers():
+            buffer.copy_(replica[f"graph.{name}"])
+        self.load_codecs({k.removeprefix("codec."): v for k, v in replica.items() if k.startswith("codec.")})
+
     def state(self) -> dict[str, Tensor]:
         """All that a checkpoint must hold of the learner; alike on every host."""
         flat = {"weights": self._weights, "edges": self._edges}
-        tensors = {f"{n}.{k}": getattr(f, k).clone() for n, f in flat.items() for k in ("vector", "mean", "square")}
+        moments = {f"{n}.{k}": getattr(f, k).clone() for n, f in flat.items() for k in ("mean", "square")}
         counts = {f"{name}.n_updates": torch.tensor(f.n_updates) for name, f in flat.items()}
-        modules = {"codec": self.codecs.state_dict(), "graph": dict(self.topology.named_buffers())}
-        return tensors | counts | {f"{name}.{k}": v.clone() for name, m in modules.items() for k, v in m.items()}
+        return self.replica() | moments | counts
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Continue from a checkpoint."""
+        self.follow(state)
         for name, flat in (("weights", self._weights), ("edges", self._edges)):
-            for key in ("vector", "mean", "square"):
+            for key in ("mean", "square"):
                 getattr(flat, key).copy_(state[f"{name}.{key}"])
             flat.n_updates = int(state[f"{name}.n_updates"])
-        for name, buffer in self.topology.named_buffers():
-            buffer.copy_(state[f"graph.{name}"])
-        self.load_codecs({k.removeprefix("codec."): v for k, v in state.items() if k.startswith("codec.")})
 
     def load_codecs(self, state: dict[str, Tensor]) -> None:
         """Take over codecs that were fitted elsewhere."""

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Sequence
 from functools import partial
+from secrets import token_bytes
 from types import TracebackType
 from typing import Any
 from uuid import uuid4
@@ -23,12 +24,14 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from commlib.agents.meters import BUCKETS, VERBS, Metered, Metric, Record
+from commlib.agents.runtime import Errand
 from commlib.errors import CommlibError, HostError, HostLost
 from commlib.records import versions
 from commlib.units import Placement
 
 CALL_SECONDS = 120.0
 START_SECONDS = 180.0
+KEY_BYTES = 16
 INLINE_BYTES = 1 << 20
 """Answers up to this size travel with the reply; through the object store the smallest costs milliseconds more."""
 
@@ -49,6 +52,8 @@ class RayRuntime:
         self._n_started = 0
         self._started_ray = _join_or_start()
         self.pids = [0] * n_hosts
+        self._keys = [b""] * n_hosts
+        self._heard_at: dict[int, float] = {}  # when each host that is on an errand last came back, or was sent
         self._actors: list[Any] = []
         self._group: PlacementGroup | None = None
         try:
@@ -70,7 +75,8 @@ class RayRuntime:
         self._n_started += 1
         name = f"commlib-{self._id}-host-{host}-{self._n_started}"
         settled = ray.remote(HostProcess).options(name=name, max_restarts=0, max_task_retries=0, **options)
-        return settled.remote(host)
+        self._keys[host] = token_bytes(KEY_BYTES)
+        return settled.remote(host, self._keys[host])
 
     def _wait_for(self, hosts: Sequence[int]) -> None:
         pending = {host: self._actors[host].ping.remote() for host in hosts}
@@ -87,6 +93,7 @@ class RayRuntime:
             ray.kill(self._actors[host], no_restart=True)
         for host in hosts:
             self._actors[host] = self._started(host, num_cpus=0)
+            self._heard_at.pop(host, None)
         self._wait_for(hosts)
 
     def ask(self, hosts: Sequence[int], method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -98,10 +105,48 @@ class RayRuntime:
         from commlib.agents.packing import to_arrays, to_tensors
 
         pending = {
-            host: self._actors[host].call_packed.remote(method, to_arrays(args))
+            host: self._actors[host].call_packed.remote(self._keys[host], method, to_arrays(args))
             for host, args in zip(hosts, arguments, strict=True)
         }
         return [to_tensors(answer) for answer in self._answers(pending, self._call_seconds, method)]
+
+    def begin(self, errand: Errand) -> None:
+        """Send a host on an errand and go on."""
+        from commlib.agents.packing import to_arrays
+
+        actor = self._actors[errand.host]
+        packed = to_arrays(errand.arguments)
+        errand.handle = actor.call_packed.remote(self._keys[errand.host], errand.method, packed)
+        self._heard_at.setdefault(errand.host, time.monotonic())
+
+    def first(self, errands: Sequence[Errand]) -> Errand:
+        """Wait until one of these errands is over.
+
+        Raises:
+            HostLost: a host died, or has not come back from any errand in time.
+        """
+        from commlib.agents.packing import to_tensors
+
+        host = min((errand.host for errand in errands), key=self._heard_at.__getitem__)
+        seconds = max(0.0, self._heard_at[host] + self._call_seconds - time.monotonic())
+        ready, _ = ray.wait([errand.handle for errand in errands], timeout=seconds)
+        if not ready:
+            words = f"host {host} did not come back from {errands[0].method!r} within {self._call_seconds:g} s; it hangs, is "
+            raise HostLost(words + "stopped, or the machine is overloaded", [host], [])
+        errand = next(errand for errand in errands if errand.handle == ready[0])
+        try:
+            errand.answer = to_tensors(ray.get(ready[0]))
+        except RayTaskError as error:
+            raise _failure(error, errand.method) from error
+        except RayError as error:
+            words = f"host {errand.host} died during {errand.method!r} ({_why(error)})"
+            raise HostLost(words, [errand.host], []) from error
+        errand.is_over = True
+        if any(other.host == errand.host for other in errands if not other.is_over):
+            self._heard_at[errand.host] = time.monotonic()
+        else:
+            del self._heard_at[errand.host]
+        return errand
 
     def _answers(self, pending: dict[int, Any], seconds: float, what: str) -> list[Any]:
         stop_at = time.monotonic() + seconds
@@ -163,7 +208,7 @@ def _each_answer(pending: dict[int, Any], stop_at: float, seconds: float, what: 
         except RayTaskError as error:
             raise _failure(error, what) from error
         except RayError as error:
-            why = " ".join(str(error).split()).split(". ")[0].rstrip(".")
+            why = _why(error)
             dead.append(host)
     words = [f"host {_listed(dead)} died during {what!r} ({why})"] if dead else []
     if slow:
@@ -172,6 +217,11 @@ def _each_answer(pending: dict[int, Any], stop_at: float, seconds: float, what: 
             f"overloaded"
         )
     raise HostLost("; ".join(words), [*dead, *slow], answers)
+
+
+def _why(error: RayError) -> str:
+    """Ray's reason, without its advice."""
+    return " ".join(str(error).split()).split(". ")[0].rstrip(".")
 
 
 def _listed(hosts: Sequence[int]) -> str:

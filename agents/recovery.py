@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from commlib.agents.packing import fingerprint
+from commlib.agents.runtime import Errand
 from commlib.errors import HostError, HostLost
 
 SET = "set_"
@@ -36,6 +37,14 @@ class MortalRuntime(Protocol):
         Raises:
             HostLost: some died, or did not answer in time; it has the answers of the others.
         """
+        ...
+
+    def begin(self, errand: Errand) -> None:
+        """Send a host on an errand and go on."""
+        ...
+
+    def first(self, errands: Sequence[Errand]) -> Errand:
+        """Wait until one of these errands is over; raises HostLost as `ask` does."""
         ...
 
     def restart(self, hosts: Sequence[int]) -> None:
@@ -86,12 +95,30 @@ class Recovering:
             answers = self._runtime.ask(range(self.n_hosts), method, arguments)
         except HostLost as lost:
             answers = list(lost.answers)
-            again = self._again(lost, method, [arguments[host] for host in lost.hosts])
-            for host, answer in zip(lost.hosts, again, strict=True):
+            hosts, theirs = lost.hosts, [arguments[host] for host in lost.hosts]
+            again = self._again(lost, lambda: self._runtime.ask(hosts, method, theirs))
+            for host, answer in zip(hosts, again, strict=True):
                 answers[host] = answer
         if self._max_restarts:
             self._note(Call(method, list(arguments), [fingerprint(answer) for answer in answers]))
         return answers
+
+    def begin(self, errand: Errand) -> None:
+        """Send a host on an errand and go on."""
+        self._runtime.begin(errand)
+
+    def first(self, errands: Sequence[Errand]) -> Errand:
+        """Wait until one of these errands is over; hosts that die meanwhile are brought back, and sent again.
+
+        Raises:
+            HostError: hosts died more often than they may, or came back as others.
+        """
+        try:
+            return self._runtime.first(errands)
+        except HostLost as lost:
+            theirs = [errand for errand in errands if errand.host in lost.hosts and not errand.is_over]
+            self._again(lost, lambda: [self._runtime.begin(errand) for errand in theirs])
+        return self.first(errands)
 
     def checkpoint(self, room: str) -> None:
         """Keep the state of a room instead of the calls that led to it; a room without one keeps its calls."""
@@ -113,14 +140,15 @@ class Recovering:
         self._runtime.close()
 
     def _note(self, call: Call) -> None:
-        """Write a call down."""
-        if call.method.startswith(SET):
-            self._calls[call.method.removeprefix(SET)] = [call]
-        else:
-            self._calls.setdefault(call.method.split(".")[0], []).append(call)
+        """Write a call down, unless it is to no room."""
+        room, _, method = call.method.partition(".")
+        if room.startswith(SET):
+            self._calls[room.removeprefix(SET)] = [call]
+        elif method:
+            self._calls.setdefault(room, []).append(call)
 
-    def _again(self, lost: HostLost, method: str, arguments: list[tuple[Any, ...]]) -> list[Any]:
-        """The answers of hosts that were lost during a call, once they are back."""
+    def _again(self, lost: HostLost, retry: Callable[[], list[Any]]) -> list[Any]:
+        """What hosts that were lost during a call answer to `retry`, once they are back."""
         hosts, started = lost.hosts, time.monotonic()
         while True:
             self.n_restarts += len(hosts)
@@ -131,7 +159,7 @@ class Recovering:
             try:
                 self._runtime.restart(hosts)
                 n_calls = self._play_over(hosts)
-                answers = self._runtime.ask(hosts, method, arguments)
+                answers = retry()
             except HostLost as again:
                 lost = again
                 continue

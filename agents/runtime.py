@@ -6,11 +6,35 @@ other end.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
 from commlib.agents.host import AgentHost
+
+
+@dataclass(eq=False)
+class Errand:
+    """A call of one host that the driver does not wait for.
+
+    Its answer must follow from its arguments, and from how the room was furnished, alone: a host that dies is furnished
+    anew and sent again.
+
+    Attributes:
+        host: who is sent.
+        method: what for.
+        arguments: with what.
+        handle: what the runtime knows it by.
+        answer: what came back, once `is_over`.
+    """
+
+    host: int
+    method: str
+    arguments: tuple[Any, ...]
+    handle: Any = None
+    answer: Any = None
+    is_over: bool = False
 
 
 class Runtime(Protocol):
@@ -28,6 +52,18 @@ class Runtime(Protocol):
 
     def each(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Call a method of every host, `arguments[h]` for host h; tensors and arrays arrive as writable copies.
+
+        Raises:
+            HostError: a host died or did not answer in time.
+        """
+        ...
+
+    def begin(self, errand: Errand) -> None:
+        """Send a host on an errand and go on; it does its errands in the order in which it got them."""
+        ...
+
+    def first(self, errands: Sequence[Errand]) -> Errand:
+        """Wait until one of these errands, all begun, is over: whichever is first.
 
         Raises:
             HostError: a host died or did not answer in time.
@@ -57,6 +93,15 @@ class LocalRuntime:
     def each(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Call a method of every host in turn."""
         return [host.call(method, *args) for host, args in zip(self._hosts, arguments, strict=True)]
+
+    def begin(self, errand: Errand) -> None:
+        """Do it at once: nobody else is there to do it."""
+        errand.answer = self._hosts[errand.host].call(errand.method, *errand.arguments)
+        errand.is_over = True
+
+    def first(self, errands: Sequence[Errand]) -> Errand:
+        """The first of them."""
+        return errands[0]
 
     def checkpoint(self, room: str) -> None:
         """Nothing to keep: hosts in this process die with it."""

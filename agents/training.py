@@ -52,7 +52,10 @@ class Learning:
 
 
 class Rollout(NamedTuple):
-    """A batch of whole episodes, each field [T, B, ...]; messages, contexts and noise in each round of a step."""
+    """A batch of whole episodes, each field [T, B, ...]; messages, contexts and noise in each round of a step.
+
+    Of each world [B]: `success`, and how many updates `behind` the learner the policy was that played there.
+    """
 
     observation: Tensor
     elapsed: Tensor
@@ -69,6 +72,7 @@ class Rollout(NamedTuple):
     bits: Tensor
     talk: Tensor
     success: Tensor
+    behind: Tensor
 
     @property
     def n_steps(self) -> int:
@@ -177,6 +181,7 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
         bits,
         talk,
         world.success(),
+        torch.zeros(B, dtype=torch.int64),
     )
 
 
@@ -187,31 +192,51 @@ def _noise(phase: Phase, shape: tuple[int, int, int], generator: torch.Generator
     return torch.randn(shape, generator=generator) if phase.noise > 0 else None
 
 
-def advantages(rollout: Rollout, reward: Tensor, learning: Learning) -> Tensor:
-    """Generalised advantage estimates [T, B, N]; an episode's end is terminal (time is observed)."""
-    result = torch.zeros_like(reward)
+def advantages(
+    rollout: Rollout, reward: Tensor, learning: Learning, trust: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimates [T, B, N] and the critic's targets; an episode's end is terminal (time is observed).
+
+    `trust`, [T, B, N] in 0..1, is the truncated importance of actions that another policy chose: V-trace with lambda
+    (Espeholt et al. 2018, arXiv:1802.01561, eq. 1 and remark 2). Without it, all are the learner's own.
+    """
+    result, gain = torch.zeros_like(reward), torch.zeros_like(reward)
     running = torch.zeros_like(reward[0])
     following = torch.zeros_like(reward[0])
     for t in range(len(reward) - 1, -1, -1):
         goes_on = rollout.alive[t + 1][:, None].float() if t + 1 < len(reward) else torch.zeros(1, 1)
         delta = reward[t] + learning.gamma * following * goes_on - rollout.value[t]
-        running = delta + learning.gamma * learning.gae_lambda * goes_on * running
-        result[t], following = running, rollout.value[t]
-    return result
+        result[t] = delta + learning.gamma * learning.gae_lambda * goes_on * running
+        running = result[t] if trust is None else trust[t] * result[t]
+        gain[t], following = running, rollout.value[t]
+    return result, gain + rollout.value
 
 
-def update(
-    team: Team, rollout: Rollout, phase: Phase, learning: Learning, generator: torch.Generator, iteration: int
-) -> LossTerms:
-    """PPO over one rollout; the mean loss terms of its updates."""
-    reward = rollout.reward - phase.objective.bit_price * rollout.bits
-    advantage = advantages(rollout, reward, learning)
-    target = advantage + rollout.value
-    alive, active = rollout.alive, rollout.active[rollout.alive]
-    scale = advantage[alive][active]
-    spread = float(scale.std()) + 1e-6
-    normalised = (advantage[alive] - scale.mean()) / spread
-    phase = phase._replace(objective=phase.objective.at_scale(spread))
+def reconsidered(team: Team, rollout: Rollout, phase: Phase) -> tuple[Rollout, Tensor]:
+    """A rollout of an older policy as the learner sees it now: its values and log-probabilities, and how far to trust it.
+
+    PPO's ratio then starts at 1, at the policy of the update's beginning (decoupled PPO: Hilton, Cobbe & Schulman 2021,
+    arXiv:2110.00641); how much likelier an action was to the policy that chose it is the trust, [T, B, N].
+    """
+    alive, none = rollout.alive, torch.zeros_like(rollout.value)
+    _load(team, rollout, rollout.active[alive], none[alive], none[alive])
+    everything = torch.arange(int(alive.sum()))
+    z = torch.cat(team.each("learner.forward_messages", phase, everything, None), 1)
+    heard = [team.heard(z, rollout.age[0][alive])]
+    for age in rollout.age[1:]:
+        z = torch.cat(team.each("learner.forward_replies", phase, heard[-1], None), 1)
+        heard.append(team.heard(z, age[alive]))
+    log_prob, value = rollout.log_prob.clone(), rollout.value.clone()
+    log_prob[alive] = torch.cat(team.each("learner.reconsider", phase, tuple(heard)), 1)
+    elapsed = rollout.elapsed.expand(alive.shape)[alive]
+    value[alive] = team.each("learner.values", rollout.observation[alive], elapsed)[0]
+    trust = torch.where(rollout.active, (log_prob - rollout.log_prob).exp().clamp(max=1), torch.ones(()))
+    return rollout._replace(log_prob=log_prob, value=value), trust
+
+
+def _load(team: Team, rollout: Rollout, active: Tensor, advantage: Tensor, target: Tensor) -> None:
+    """Give each host its samples: those of worlds that were not over, [L, N]."""
+    alive = rollout.alive
 
     def mine(tensor: Tensor) -> list[Tensor]:
         return team.split(tensor, 1)
@@ -220,8 +245,8 @@ def update(
         *(
             mine(x)
             for x in (
-                rollout.observation[alive], rollout.action[alive], rollout.log_prob[alive], normalised, target[alive],
-                active, rollout.talk[alive],
+                rollout.observation[alive], rollout.action[alive], rollout.log_prob[alive], advantage, target, active,
+                rollout.talk[alive],
             )
         ),
         strict=True,
@@ -239,7 +264,26 @@ def update(
         )
     ]
     team.each("learner.load", samples)
-    n_samples = len(state)
+
+
+def update(
+    team: Team, rollout: Rollout, phase: Phase, learning: Learning, generator: torch.Generator, iteration: int
+) -> LossTerms:
+    """PPO over one rollout; the mean loss terms of its updates."""
+    trust = None
+    if rollout.behind.any():
+        rollout, trust = reconsidered(team, rollout, phase)
+    reward = rollout.reward - phase.objective.bit_price * rollout.bits
+    advantage, target = advantages(rollout, reward, learning, trust)
+    alive, active = rollout.alive, rollout.active[rollout.alive]
+    scale = advantage[alive][active]
+    spread = float(scale.std()) + 1e-6
+    normalised = (advantage[alive] - scale.mean()) / spread
+    if trust is not None:
+        normalised = normalised * trust[alive]
+    phase = phase._replace(objective=phase.objective.at_scale(spread))
+    _load(team, rollout, active, normalised, target[alive])
+    n_samples = int(alive.sum())
     totals: list[LossTerms] = []
     pending: Gradients | None = None  # applied with the next question, to save a call
     ages = [age[alive] for age in rollout.age]
@@ -257,8 +301,8 @@ def update(
             legs = team.each("learner.backward_actions", phase, team.heard(z, ages[-1][index]), graph_seed)
             gradient = sum((leg[0] for leg in legs[1:]), legs[0][0])
             for width in reversed(team.widths[1:]):
-                gradient = sum(team.each("learner.backward_replies", mine(gradient[..., :width])))
-            shares = team.each("learner.backward_messages", mine(gradient[..., : team.widths[0]]))
+                gradient = sum(team.each("learner.backward_replies", team.split(gradient[..., :width], 1)))
+            shares = team.each("learner.backward_messages", team.split(gradient[..., : team.widths[0]], 1))
             weights = sum((s[0] for s in shares[1:]), shares[0][0])
             edges = sum((s[1] for s in shares[1:]), shares[0][1])
             pending = Gradients(weights, edges, step_edges)

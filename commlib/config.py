@@ -47,6 +47,15 @@ class LearningConfig(_Frozen):
     floor: float = Field(0.0, ge=0, lt=1, description="share of uniform actions; falls to 0 at 70 % of the dense stage")
     noise: float = Field(0.0, ge=0, description="standard deviation of noise on continuous messages")
     hidden: int = Field(64, ge=4, description="units per hidden layer")
+    shards: int = Field(
+        4, ge=1, description="parts of a rollout, where hosts share out worlds; no more hosts have work"
+    )
+    staleness: int = Field(
+        0,
+        ge=0,
+        description="updates by which hosts that share out worlds may be behind the learner; 0: they wait for it, and a run "
+        "can be repeated",
+    )
 
 
 class StagesConfig(_Frozen):
@@ -139,6 +148,11 @@ class RunConfig(_Frozen):
     charging: Literal["broadcast", "link"] = Field("broadcast", description="who pays for a frame that several hear")
     runtime: Literal["local", "ray"] = Field("local", description="hosts in this process or as Ray actors")
     hosts: int | None = Field(None, ge=1, description="agent hosts; default: one for all when local, one each on Ray")
+    spread: Literal["agents", "worlds"] | None = Field(
+        None,
+        description="what hosts share out in training: agents, or worlds, of which each plays some with all agents; default: "
+        "worlds where copies step one by one",
+    )
     ray: RayConfig = RayConfig()
     budget: str | None = Field(
         None,
@@ -250,6 +264,17 @@ class RunConfig(_Frozen):
             raise ValueError(
                 f"nobody hears anybody with the topology none, so {self.rounds} rounds say nothing; leave them out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _who_is_behind_plays_worlds(self) -> RunConfig:
+        if self.learning.staleness and self.spread == "agents":
+            raise ValueError(
+                "hosts that share out agents are never behind the learner; take --spread worlds, or leave "
+                "--learning.staleness out"
+            )
+        if self.learning.staleness and self.gate == "sampled":
+            raise ValueError("what a sampled gate drew is not corrected for its age; leave --learning.staleness out")
         return self
 
     @model_validator(mode="after")

@@ -172,6 +172,7 @@ class Result(_Figures):
     channel: str | None = None
     frames_lost: int = 0
     frames_unread: int = 0
+    calls_refused: int = 0
     versions: dict[str, str]
     git: str
     command: str

@@ -733,10 +733,12 @@ def _bench(argv: list[str]) -> int:
     parser.add_argument(
         "name",
         metavar="NAME",
-        help="codec, wire, shannon, collapse, scale, ray, cluster, tiers, allocation, price or ledger",
+        help="codec, wire, shannon, collapse, scale, ray, train, cluster, tiers, allocation, price or ledger",
     )
     parser.add_argument("--chaos", action="store_true", help="of the ledger: its hosts and its own process are killed")
-    parser.add_argument("--runtime", choices=["local", "ray"], default="local", help="of scale: where the agents live")
+    parser.add_argument(
+        "--runtime", choices=["local", "ray"], default="local", help="of scale and train: on Ray or not"
+    )
     parser.add_argument("--plot", metavar="FILE.png", type=_png_file, help="draw the figure into this file")
     parser.add_argument("--quick", action="store_true", help="little of everything, in seconds: a try, no measurement")
     parser.add_argument("--seed", type=int, default=0)
@@ -746,10 +748,10 @@ def _bench(argv: list[str]) -> int:
 
     if known.chaos and known.name != "ledger":
         raise ConfigError(f"there is no chaos in the bench {known.name!r}; write commlib bench ledger --chaos")
-    if known.runtime == "ray" and known.name not in ("scale", "ray"):
+    if known.runtime == "ray" and known.name not in ("scale", "ray", "train"):
         raise ConfigError(f"the bench {known.name!r} has no --runtime to choose; leave it out")
     name = "chaos" if known.chaos else known.name
-    name = "scale-ray" if (known.name, known.runtime) == ("scale", "ray") else name
+    name = f"{name}-ray" if known.runtime == "ray" and name != "ray" else name
     bench.find(name)
     from commlib.experiments.evaluate import command_line
     from commlib.experiments.progress import make_display

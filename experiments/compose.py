@@ -77,8 +77,22 @@ def resolve(
     )
 
 
-def complete(config: RunConfig, spec: WorldSpec) -> RunConfig:
-    """The configuration with its open sizes filled in: large for batched worlds, what the steps allow for slow ones."""
+def complete(config: RunConfig, spec: WorldSpec, *, has_name: bool = True) -> RunConfig:
+    """The configuration with what is open filled in: large sizes for batched worlds, what the steps allow for slow ones.
+
+    Raises:
+        ConfigError: hosts are to share out worlds, and this one has no name by which they could make it.
+    """
+    if config.spread == "worlds" and not has_name:
+        raise ConfigError(
+            "with --spread worlds each host makes worlds of its own, so the world needs a name, such as package.module:Class"
+        )
+    is_shared_out = has_name and not spec.is_batched
+    spread = config.spread or ("worlds" if is_shared_out else "agents")
+    if config.learning.staleness and spread == "agents":
+        raise ConfigError(
+            "learning.staleness is for hosts that share out worlds; take --spread worlds, or leave it out"
+        )
 
     def episodes_in(share: int) -> int:
         return 512 if spec.is_batched else min(64, max(2, config.steps // (share * spec.n_steps)))
@@ -87,6 +101,7 @@ def complete(config: RunConfig, spec: WorldSpec) -> RunConfig:
     n_episodes = config.episodes or (512 if spec.is_batched else max(8, episodes_in(10)))
     return config.model_copy(
         update={
+            "spread": spread,
             "episodes": n_episodes,
             "parallel_worlds": config.parallel_worlds or min(n_episodes, 512),
             "learning": learning.model_copy(

@@ -172,6 +172,7 @@ def evaluate(
         channel=config.channel,
         frames_lost=sum(tally.n_lost for tally in tallies),
         frames_unread=sum(tally.n_unread for tally in tallies),
+        calls_refused=sum(runtime.each("refused", [()] * runtime.n_hosts)),
         versions=versions(),
         git=git_revision(),
         command=command_line(),

@@ -30,8 +30,9 @@ from commlib.agents.learner import Learner, Phase
 from commlib.agents.policy import PolicySpec
 from commlib.agents.practice import Practice
 from commlib.agents.pruning import KEPT, SLACK, cut, judge
-from commlib.agents.runtime import Runtime
-from commlib.agents.training import Learning, Rollout, Team, collect, update
+from commlib.agents.rollouts import Relay, Rollouts, Shards, make_player
+from commlib.agents.runtime import LocalRuntime, Runtime
+from commlib.agents.training import Learning, Rollout, Team, update
 from commlib.codec import Codec, FrozenCodec, fresh_context, next_context
 from commlib.codecs.frozen import TableCodec
 from commlib.codecs.prior import Prior, fit_prior
@@ -174,11 +175,13 @@ class Training:
 
     def __post_init__(self) -> None:
         config, spec = self.config, self.world.spec
-        self.plan = make_plan((), partition(spec.n_agents, self.runtime.n_hosts), config.charging)
         self.codecs = nn.ModuleList(codecs_of(config))
         frozen = self.frozen()
         widths, n_positions = [codec.width for codec in frozen], [codec.n_positions for codec in frozen]
-        self.team = Team(self.runtime, self.plan, widths, n_positions, has_ages=config.aggregation == "aged")
+        has_ages = config.aggregation == "aged"
+        learner_runtime = LocalRuntime(1) if config.spread == "worlds" else self.runtime
+        plan = make_plan((), partition(spec.n_agents, learner_runtime.n_hosts), config.charging)
+        self.team = Team(learner_runtime, plan, widths, n_positions, has_ages=has_ages)
         self.team.each("set_learner", build_learner, config, spec, [list(block) for block in self.team.blocks])
         learning = config.learning
         self.learning = Learning(
@@ -194,6 +197,15 @@ class Training:
             else None,
         )
         self.generator = torch.Generator().manual_seed(config.seed)
+        self.rollouts: Rollouts = Relay(self.team, self.world, self.learning, self.generator)
+        if config.spread == "worlds":
+            everybody = list(range(spec.n_agents))
+            recipe = (
+                partial(world_of, config), partial(build_learner, config, spec, everybody), widths, n_positions, has_ages,
+                self.learning,
+            )  # fmt: skip
+            sizes = learning.shards, learning.staleness
+            self.rollouts = Shards(self.runtime, self.team, self.learning, *sizes, self.generator, make_player, *recipe)
         self.iteration, self.steps, self.bit_price = 0, 0, 0.0
         rate = config.gate_rate if config.gate == "random" else 0.0
         self.gate = Gate("random" if config.gate == "random" else "none", rate, config.seed)
@@ -221,6 +233,7 @@ class Training:
         if not self.fitted and self.config.codec != "float32":
             self.fit()
             self.save()
+        self.rollouts.close()
         return self.calibrated(Knowledge(self.config.prior, self.config.ages))
 
     def prune(self, stage: Stage) -> None:
@@ -232,7 +245,7 @@ class Training:
         n_cuts = max(1, math.ceil(math.log(max(2, n)) / -math.log(KEPT)))  # down to one sender per receiver
         judged = best = judge(self.team, self.world, phase, self.learning, seed)
         for nth in range(1, n_cuts + 1):
-            before, kept = self.team.runtime.each("learner.state", [()] * self.runtime.n_hosts)[0], edges
+            before, kept = self.team.each("learner.state")[0], edges
             edges = cut(self.team, phase, judged.rollout, kept)
             self.learn(stage, stage.start + nth * (stage.stop - stage.start) // n_cuts)
             judged = judge(self.team, self.world, phase, self.learning, seed)
@@ -247,11 +260,10 @@ class Training:
     def learn(self, stage: Stage, stop: int) -> None:
         """Iterations of one stage, up to so many steps."""
         while self.steps < stop:
-            self.runtime.checkpoint("learner")
+            self.team.runtime.checkpoint("learner")
             started, cpu = time.perf_counter(), time.process_time()
             phase = phase_of(self.config, stage, self.steps, self.bit_price, self.gate)
-            self.world.set_progress(min(1.0, self.steps / stages_of(self.config)[0].stop))
-            rollout = collect(self.team, self.world, phase, self.learning, self.generator)
+            rollout = self.rollouts.gather(phase, min(1.0, self.steps / stages_of(self.config)[0].stop))
             terms = update(self.team, rollout, phase, self.learning, self.generator, self.iteration)
             self.iteration += 1
             self.steps += rollout.n_steps
@@ -274,7 +286,7 @@ class Training:
         self.display.say(f"{'fit':>10}  the {self.config.codec} codec to recorded messages")
         stage = stages_of(self.config)[0]
         phase = phase_of(self.config, stage, stage.stop, 0.0)._replace(noise=0.0, use_codec=False)
-        plays = [collect(self.team, self.world, phase, self.learning, self.generator) for _ in range(2)]
+        plays = [self.rollouts.gather(phase, 1.0) for _ in range(2)]
         for nth, codec in enumerate(self.codecs):
             recorded = torch.cat([play.z[nth][play.alive].flatten(0, 1) for play in plays])
             if not torch.isfinite(recorded).all():
@@ -312,7 +324,7 @@ class Training:
     def calibrated(self, knowledge: Knowledge | None = None) -> Model:
         """The model as it stands, with prior and encoder calibrated; in training the prior keeps its natural shape."""
         self.display.say(f"{'calibrate':>10}  prior and price-aware encoder on the agents' own runs")
-        weights, codec_state, edges = self.team.runtime.each("learner.deployed", [()] * self.runtime.n_hosts)[0]
+        weights, codec_state, edges = self.team.each("learner.deployed")[0]
         self.codecs.load_state_dict(codec_state)
         spec = policy_spec(self.config, self.world.spec)
         *earlier, codec = self.frozen()
@@ -355,6 +367,8 @@ class Training:
             **{f"loss_{name}": float(value) for name, value in terms._asdict().items()},
             "seconds": round(self.seconds, 3),
         }
+        if self.config.learning.staleness:
+            row["behind"] = float(rollout.behind.float().mean())
         if self.learning.has_learned_graph:
             row["edges"] = self.team.each("learner.open_edges", phase)[0]
         with self.folder.metrics.open("a", encoding="utf-8") as file:
@@ -369,7 +383,7 @@ class Training:
 
     def save(self) -> None:
         """A checkpoint from which the run continues exactly."""
-        state = self.team.runtime.each("learner.state", [()] * self.runtime.n_hosts)[0]
+        state = self.team.each("learner.state")[0]
         position = {
             "iteration": self.iteration,
             "steps": self.steps,
@@ -439,8 +453,9 @@ def run_training(
         RunError: the folder holds a run already (without `resume`), or another one (with it).
     """
     folder = RunFolder(out)
+    has_name = world is None
     world = world_of(config, world)
-    config = complete(config, world.spec)
+    config = complete(config, world.spec, has_name=has_name)
     check_names(config, world.spec)
     check_folder(folder, config, resume=resume)
     if resume and folder.result.is_file():
@@ -567,9 +582,9 @@ def train(world: Any, *, out: str | Path | None = None, quiet: bool = False, **s
         quiet: show no progress.
         settings: any setting of `commlib.config.RunConfig`, such as ``codec="int8"``.
     """
-    made = make_world(world, settings.get("agents"))
+    made = None if isinstance(world, str) else make_world(world, settings.get("agents"))
     method = settings.pop("method", None)
-    config = resolve(world if isinstance(world, str) else made.spec.name, method, None, settings)
+    config = resolve(made.spec.name if made else world, method, None, settings)
     display = make_display(is_quiet=quiet)
     try:
         folder = Path(out) if out else DEFAULT_OUT / run_name(config)

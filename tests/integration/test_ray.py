@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pickle
 import signal
 import threading
 import time
@@ -10,12 +11,14 @@ import numpy as np
 import pytest
 import ray
 import torch
+from ray.exceptions import RayTaskError
 
 import commlib
 from commlib.agents.ray_runtime import RayRuntime
 from commlib.agents.recovery import Recovering
+from commlib.agents.runtime import Errand
 from commlib.audit import audit
-from commlib.errors import AgentError, HostError, HostLost
+from commlib.errors import AgentError, FrameError, HostError, HostLost
 from commlib.experiments.books import audit_run
 from commlib.experiments.compose import complete, resolve
 from commlib.experiments.evaluate import evaluate_run_on
@@ -235,6 +238,127 @@ class _Suicidal(_Broken):
 
     def end_or_echo(self, value):
         os._exit(1)
+
+
+# --- strangers
+
+
+class Bomb:
+    """What somebody might send in place of a message: whoever unpickles it leaves a trace."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return type(self.trace).touch, (self.trace,)
+
+
+def actor_of(mortal, host):
+    """The actor of a host as anybody finds it who is let into the cluster."""
+    (name,) = [one for one in ray.util.list_named_actors() if one.startswith(f"commlib-{mortal._id}-host-{host}-")]
+    return ray.get_actor(name)
+
+
+def test_calls_of_strangers_are_refused_and_counted_and_nothing_in_a_message_is_unpickled(runs, settings, tmp_path):
+    """Somebody calls a host all through an evaluation, with a frame that is a pickle: without the key, and with it."""
+    folder, local, _ = runs
+    trace = tmp_path / "was loaded"
+    bomb = pickle.dumps(Bomb(trace))
+    pickle.loads(bomb)
+    assert trace.exists()
+    trace.unlink()
+    mortal = RayRuntime(N_HOSTS)
+    victim, is_over, refused = actor_of(mortal, 1), threading.Event(), []
+    bag = dict.fromkeys(range(N_HOSTS), bomb)
+
+    def intrude():
+        call = (0, bag, np.ones(1, bool), np.ones((1, 1), np.float32))
+        while not is_over.wait(0.02):
+            for key in (bytes(16), mortal._keys[1]):
+                with pytest.raises(RayTaskError) as caught:
+                    ray.get(victim.call_packed.remote(key, "desk.act", call), timeout=100)
+                if "has no agents to play with yet" not in str(caught.value):
+                    refused.append(type(caught.value.cause))
+
+    config = complete(resolve("guide", None, None, {**settings, "runtime": "ray"}), make_world("guide").spec)
+    intruder = threading.Thread(target=intrude)
+    intruder.start()
+    try:
+        result = evaluate_run_on(Recovering(mortal), folder / "local", config, tmp_path / "again", Quiet())
+    finally:
+        is_over.set()
+        intruder.join()
+    (counted,) = mortal.ask([1], "refused", [()])
+    assert set(refused) == {HostError, FrameError}
+    assert counted == len(refused)
+    assert 0 < result.calls_refused <= counted
+    assert not trace.exists()
+    assert result.journal_digest == local.journal_digest
+    assert {**figures(result), "calls_refused": 0} == figures(local)
+    mortal.close()
+
+
+def test_the_key_of_a_host_that_was_replaced_opens_nothing(runtime):
+    mortal = RayRuntime(2)
+    mortal.ask([0, 1], "set_desk", [(_Broken, host) for host in range(2)])
+    before = mortal._keys[0]
+    mortal.restart([0])
+    assert mortal._keys[0] != before
+    with pytest.raises(RayTaskError, match="without the key of its run, or with that of a host that it replaces"):
+        ray.get(mortal._actors[0].call_packed.remote(before, "set_desk", (_Broken, 0)))
+    assert mortal.ask([0, 1], "refused", [()] * 2) == [1, 0]
+    mortal.close()
+
+
+# --- hosts that share out worlds
+
+
+@pytest.mark.parametrize("blow", [None, signal.SIGKILL])
+def test_worlds_on_actors_are_played_as_in_one_process_and_a_host_may_die(runtime, tiny_settings, tmp_path, blow):
+    settings = {**tiny_settings, "spread": "worlds", "hosts": 2, "steps": 3000}
+    local = run_training(resolve("guide", None, None, settings), tmp_path / "local", display=Quiet())
+    config = resolve("guide", None, None, {**settings, "runtime": "ray"})
+    mortal, is_over = RayRuntime(2), threading.Event()
+
+    def strike():
+        while not (tmp_path / "ray" / "metrics.jsonl").is_file() and not is_over.wait(0.05):
+            pass
+        os.kill(mortal.pids[0], blow)
+
+    striker = threading.Thread(target=strike)
+    if blow:
+        striker.start()
+    recovering = Recovering(mortal)
+    try:
+        on_ray = run_training(config, tmp_path / "ray", display=Quiet(), runtime=recovering)
+    finally:
+        is_over.set()
+        if blow:
+            striker.join()
+        recovering.close()
+    assert (on_ray.restarts > 0) == (blow is not None)
+    assert on_ray.journal_digest == local.journal_digest
+    assert figures(on_ray) == figures(local)
+    curves = [
+        [{k: v for k, v in row.items() if k != "seconds"} for row in RunFolder(tmp_path / name).read_metrics()]
+        for name in ("local", "ray")
+    ]
+    assert curves[0] == curves[1]
+
+
+def test_of_hosts_on_errands_one_that_hangs_is_given_up(runtime):
+    hasty = RayRuntime(2)
+    hasty.ask([0, 1], "set_desk", [(_Broken, host) for host in range(2)])
+    hasty._call_seconds = 3.0
+    stuck, quick = Errand(0, "desk.hang", ()), Errand(1, "desk.echo", ("word",))
+    for errand in (stuck, quick):
+        hasty.begin(errand)
+    assert hasty.first([stuck, quick]) is quick
+    assert (quick.is_over, quick.answer) == (True, "word")
+    with pytest.raises(HostLost, match=r"host 0 did not come back from 'desk.hang' within 3 s") as lost:
+        hasty.first([stuck])
+    assert lost.value.hosts == (0,)
+    hasty.close()
 
 
 # --- last: a host dies, and its runtime with it

@@ -10,7 +10,7 @@ import torch
 from commlib.agents.learner import Gradients, Learner, Phase, Samples
 from commlib.agents.policy import Policy, PolicySpec
 from commlib.agents.runtime import LocalRuntime
-from commlib.agents.training import Learning, Team, advantages, collect, update
+from commlib.agents.training import Learning, Team, advantages, collect, reconsidered, update
 from commlib.codec import START, fresh_context
 from commlib.codecs.int8 import Int8Codec
 from commlib.codecs.prior import fit_prior
@@ -450,7 +450,48 @@ def test_advantages_are_exact_on_a_short_episode():
         alive=torch.tensor([[True], [True], [False]]),
         value=torch.tensor([1.0, 2.0, 9.0]).view(3, 1, 1),
     )
-    found = advantages(two, torch.tensor([3.0, 5.0, 7.0]).view(3, 1, 1), LEARNING).flatten()
+    reward = torch.tensor([3.0, 5.0, 7.0]).view(3, 1, 1)
     second = 5.0 - 2.0
     first = 3.0 + 0.95 * 2.0 - 1.0 + 0.95 * 0.95 * second
-    assert found[:2].tolist() == pytest.approx([first, second])
+    for trust in (None, torch.ones(3, 1, 1)):
+        found, target = advantages(two, reward, LEARNING, trust)
+        assert found.flatten()[:2].tolist() == pytest.approx([first, second])
+        assert target.flatten()[:2].tolist() == pytest.approx([1 + first, 2 + second])
+
+
+def test_actions_of_another_policy_count_by_how_likely_they_still_are():
+    """Espeholt et al. 2018, eq. 1, by hand: both truncated importances are a half in the second step, a quarter in the first."""
+    team, world = guide_team(1)
+    rollout = collect(team, world, PHASE, LEARNING, source(0))
+    two = rollout._replace(alive=torch.tensor([[True], [True]]), value=torch.tensor([1.0, 2.0]).view(2, 1, 1))
+    trust = torch.tensor([0.25, 0.5]).view(2, 1, 1)
+    found, target = advantages(two, torch.tensor([3.0, 5.0]).view(2, 1, 1), LEARNING, trust)
+    second = 5.0 - 2.0
+    first = 3.0 + 0.95 * 2.0 - 1.0 + 0.95 * 0.95 * 0.5 * second
+    assert found.flatten().tolist() == pytest.approx([first, second])
+    assert target.flatten().tolist() == pytest.approx([1 + 0.25 * first, 2 + 0.5 * second])
+
+
+@pytest.mark.parametrize("chosen", [{}, {"n_rounds": 2}, {"aggregation": "aged", "n_rounds": 2}])
+@pytest.mark.parametrize("phase", [PHASES["noisy"], PHASES["priced"]], ids=["noisy", "priced"])
+def test_a_rollout_is_reconsidered_by_the_policy_of_now(phase, chosen):
+    """To whoever played it, it is what it was; to others it is what they would have thought of it."""
+    team, world = guide_team(1, **chosen)
+    rollout = collect(team, world, phase, LEARNING, source(0))
+    own, trust = reconsidered(team, rollout, phase)
+    assert torch.allclose(own.log_prob[rollout.alive], rollout.log_prob[rollout.alive], atol=1e-4)
+    assert torch.allclose(own.value[rollout.alive], rollout.value[rollout.alive], atol=1e-4)
+    assert torch.allclose(trust, torch.ones(()), atol=1e-4)
+    (state,) = team.each("learner.replica")
+    other = {**state, "weights.vector": state["weights.vector"] + 0.1 * torch.randn(state["weights.vector"].shape)}
+    team.each("learner.follow", other)
+    later, trust = reconsidered(team, rollout, phase)
+    assert not torch.allclose(later.value[rollout.alive], rollout.value[rollout.alive], atol=1e-2)
+    active = rollout.active
+    ratio = (later.log_prob - rollout.log_prob).exp()
+    assert torch.equal(trust[active], ratio[active].clamp(max=1))
+    assert (trust[active] < 0.99).any()
+    assert (trust[~active] == 1).all()
+    behind = rollout._replace(behind=torch.ones_like(rollout.behind))
+    terms = update(team, behind, phase, LEARNING, source(1), iteration=0)
+    assert torch.isfinite(terms.total)

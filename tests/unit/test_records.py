@@ -72,6 +72,7 @@ PLAIN = {
     "channel": "loss=8.2%, refresh=5",
     "frames_lost": 3,
     "frames_unread": 1,
+    "calls_refused": 2,
     "versions": {"python": "3.11.1"},
     "git": "",
     "command": "commlib train guide",

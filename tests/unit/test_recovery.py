@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from commlib.agents.host import AgentHost
 from commlib.agents.packing import fingerprint
 from commlib.agents.recovery import Recovering
-from commlib.agents.runtime import LocalRuntime
+from commlib.agents.runtime import Errand, LocalRuntime
 from commlib.errors import AgentError, HostError, HostLost
 from commlib.experiments.compose import resolve
 from commlib.experiments.evaluate import evaluate_run_on
@@ -39,6 +39,7 @@ class Mortal:
         self.n_hosts, self.deaths = n_hosts, set(deaths)
         self.hosts = [AgentHost(host) for host in range(n_hosts)]
         self.n_calls, self.n_deaths = 0, 0
+        self.begun = {}
 
     def ask(self, hosts, method, arguments):
         number, self.n_calls = self.n_calls, self.n_calls + 1
@@ -54,6 +55,22 @@ class Mortal:
             self.n_deaths += len(lost)
             raise HostLost(f"host {lost} died during {method!r}", lost, answers)
         return answers
+
+    def begin(self, errand):
+        self.begun.setdefault(errand.host, []).append(errand)
+
+    def first(self, errands):
+        number, self.n_calls = self.n_calls, self.n_calls + 1
+        host = min((len(self.begun[e.host]), e.host) for e in errands)[1]
+        errand = self.begun[host].pop(0)
+        assert errand in errands
+        if (number, host, False) in self.deaths or (number, host, True) in self.deaths:
+            self.hosts[host], self.begun[host] = None, []
+            self.n_deaths += 1
+            raise HostLost(f"host {host} died", [host], [])
+        errand.answer = copy.deepcopy(self.hosts[host].call(errand.method, *copy.deepcopy(errand.arguments)))
+        errand.is_over = True
+        return errand
 
     def restart(self, hosts):
         for host in hosts:
@@ -178,6 +195,35 @@ def test_where_nobody_may_come_back_no_calls_are_kept():
     assert runtime._runtime.n_calls == before
     assert runtime.each("desk.add", [(1,)]) == [1]
     assert runtime._calls == {}
+
+
+class Squares:
+    """Something whose answers follow from its arguments alone."""
+
+    def __init__(self, plus):
+        self.plus = plus
+
+    def square(self, n):
+        return n * n + self.plus
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, N_HOSTS - 1), st.booleans()), max_size=12))
+def test_errands_come_back_from_hosts_that_die(deaths):
+    mortal = Mortal(N_HOSTS, deaths)
+    runtime = Recovering(mortal)
+    runtime.each("set_player", [(Squares, 5)] * N_HOSTS)
+    errands = [Errand(n % N_HOSTS, "player.square", (n,)) for n in range(12)]
+    for errand in errands:
+        runtime.begin(errand)
+    out, came = list(errands), 0
+    while out:
+        errand = runtime.first(out)
+        out.remove(errand)
+        came += 1
+    assert came == 12
+    assert [errand.answer for errand in errands] == [n * n + 5 for n in range(12)]
+    assert runtime.n_restarts >= mortal.n_deaths
 
 
 def test_an_error_of_an_agent_is_no_death():
