@@ -32,6 +32,7 @@ from commlib.units import Placement
 CALL_SECONDS = 120.0
 START_SECONDS = 180.0
 KEY_BYTES = 16
+TASK_RETRIES = 3
 INLINE_BYTES = 1 << 20
 """Answers up to this size travel with the reply; through the object store the smallest costs milliseconds more."""
 
@@ -290,9 +291,13 @@ class Pending:
         self._ref = ref
         self._what = what
 
-    def is_over(self) -> bool:
-        """Whether it was answered, or failed."""
-        return bool(ray.wait([self._ref], timeout=0)[0])
+    def is_over(self, seconds: float = 0.0) -> bool:
+        """Whether it was answered, or failed, within so many seconds from now."""
+        return bool(ray.wait([self._ref], timeout=seconds)[0])
+
+    def cancel(self, *, force: bool = False) -> None:
+        """Interrupt a task as Ctrl-C does, or kill its process."""
+        ray.cancel(self._ref, force=force)
 
     def answer(self, seconds: float = CALL_SECONDS) -> Any:  # noqa: ANN401
         """Wait for the answer, at most so many seconds; raises as `Process.call` does."""
@@ -311,12 +316,27 @@ class Pending:
             raise _failure(error, self._what) from error
 
 
+def begin_task(function: Any, *arguments: Any) -> Pending:  # noqa: ANN401
+    """Call a function wherever a CPU of the cluster is free, in a fresh process, and go on meanwhile.
+
+    If the process or its node dies, the function is called again elsewhere, `TASK_RETRIES` times.
+    """
+    task = ray.remote(num_cpus=1, max_calls=1, max_retries=TASK_RETRIES)(function)
+    return Pending(task.remote(*arguments), function.__name__)
+
+
 class OnRay:
-    """A stay on Ray; when it ends, Ray ends as well if we started it."""
+    """A stay on Ray; when it ends, Ray ends as well if we started it.
+
+    Attributes:
+        n_cpus: of the whole cluster.
+        cpu_share: what each of so many processes may ask for.
+    """
 
     def __init__(self, n_processes: int) -> None:
         self._started_ray = _join_or_start()
         try:
+            self.n_cpus = int(ray.cluster_resources().get("CPU", 0.0))  # type: ignore[no-untyped-call]
             self.cpu_share = _cpu_share(n_processes)
         except BaseException:
             self.close()

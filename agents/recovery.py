@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from commlib.agents.packing import fingerprint
 from commlib.agents.runtime import Errand
 from commlib.errors import HostError, HostLost
+
+_T = TypeVar("_T")
 
 SET = "set_"
 MAX_RESTARTS = 100
@@ -117,7 +119,12 @@ class Recovering:
             return self._runtime.first(errands)
         except HostLost as lost:
             theirs = [errand for errand in errands if errand.host in lost.hosts and not errand.is_over]
-            self._again(lost, lambda: [self._runtime.begin(errand) for errand in theirs])
+
+            def send_again() -> None:
+                for errand in theirs:
+                    self._runtime.begin(errand)
+
+            self._again(lost, send_again)
         return self.first(errands)
 
     def checkpoint(self, room: str) -> None:
@@ -147,7 +154,7 @@ class Recovering:
         elif method:
             self._calls.setdefault(room, []).append(call)
 
-    def _again(self, lost: HostLost, retry: Callable[[], list[Any]]) -> list[Any]:
+    def _again(self, lost: HostLost, retry: Callable[[], _T]) -> _T:
         """What hosts that were lost during a call answer to `retry`, once they are back."""
         hosts, started = lost.hosts, time.monotonic()
         while True:

@@ -198,12 +198,14 @@ def joined(parts: list[Rollout]) -> Rollout:
             return tuple(side_by_side(inner) for inner in zip(*column, strict=True))
         return torch.cat([long(tensor) for tensor in column], 1)
 
-    by_step = {
+    by_step: dict[str, Any] = {
         name: side_by_side(tuple(getattr(part, name) for part in parts))
         for name in Rollout._fields
         if name not in ("success", "behind")
     }
-    by_world = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("success", "behind")}
+    by_world: dict[str, Any] = {
+        name: torch.cat([getattr(part, name) for part in parts]) for name in ("success", "behind")
+    }
     return Rollout(**by_step, **by_world)
 
 

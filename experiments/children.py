@@ -90,7 +90,7 @@ class Commlib:
     def complaint(self) -> str:
         """After its end, what went wrong, in one sentence; empty if nothing did."""
         code, log = self._process.wait(), self._last_words()
-        return _sentence(code, log) if code else ""
+        return sentence(code, log) if code else ""
 
     def _last_words(self) -> str:
         """What it wrote to stderr; a log that is of no use any more is removed."""
@@ -100,10 +100,10 @@ class Commlib:
         return log
 
 
-def _sentence(code: int, log: str) -> str:
+def sentence(code: int, log: str) -> str:
     r"""What a process says that ended with this code and left this behind.
 
-    >>> _sentence(2, "commlib: there is no world 'gide'\n"), _sentence(3, "")
+    >>> sentence(2, "commlib: there is no world 'gide'\n"), sentence(3, "")
     ("there is no world 'gide'", 'ended with code 3 and without a word')
     """
     if code < 0:

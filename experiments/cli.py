@@ -11,9 +11,11 @@ import difflib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
 from pydantic import BaseModel, create_model
 from rich.console import Console
@@ -24,6 +26,7 @@ from commlib.config import PLAY_SETTINGS, RunConfig, make_config, read_yaml, rep
 from commlib.errors import CommlibError, ConfigError
 
 if TYPE_CHECKING:
+    from commlib.experiments.sweep import Start
     from commlib.records import Result
 
 GOOD, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -57,11 +60,29 @@ def _console(json_target: str | None) -> Console:
     return console if console.is_terminal else Console(stderr=json_target == "-", width=160)
 
 
+_for_json: list[TextIO] = []
+"""Where JSON goes while everything else that is written to stdout goes to stderr."""
+
+
+@contextmanager
+def _json_alone(argv: list[str]) -> Iterator[None]:
+    """Where --json - asks for one JSON object on stdout, keep all else off it: libraries write what and when they like."""
+    if "--json=-" not in argv and ("--json", "-") not in pairwise(argv):
+        yield
+        return
+    _for_json.append(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _for_json.pop()
+
+
 def _write_json(target: str | None, value: object) -> None:
     if target is None:
         return
     if target == "-":
-        sys.stdout.write(json.dumps(value, indent=2) + "\n")
+        (_for_json[-1] if _for_json else sys.stdout).write(json.dumps(value, indent=2) + "\n")
         return
     from commlib.records import write_json
 
@@ -378,6 +399,11 @@ def _sweep(argv: list[str]) -> int:
         "--bit-prices", default="", metavar="A,B", help='"default,0,0.01": played after training; default: as trained'
     )
     parser.add_argument("--jobs", type=int, metavar="N", help="processes at a time, of one thread; default: the cores")
+    parser.add_argument(
+        "--cluster",
+        action="store_true",
+        help="the processes are tasks of a Ray cluster: that of RAY_ADDRESS, or one here",
+    )
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings, for all trainings")
     parser.add_argument("--out", type=Path, metavar="DIR", default=Path("runs/sweep"), help="default runs/sweep")
     _add_common(parser)
@@ -387,9 +413,10 @@ def _sweep(argv: list[str]) -> int:
             raise Usage(f"a sweep takes {plural}, not --{name}; see `{parser.prog} --help`")
     if given.get("metrics_port") is not None:
         raise Usage("a sweep is many processes, and one port is for one of them; leave --metrics-port out")
-    n_jobs = _cores() if known.jobs is None else known.jobs
-    if n_jobs < 1:
-        raise Usage(f"--jobs {n_jobs} would never end; give 1 or more")
+    if known.jobs is not None and known.jobs < 1:
+        raise Usage(f"--jobs {known.jobs} would never end; give 1 or more")
+    if known.cluster and given.get("runtime", "local") != "local":
+        raise Usage("with --cluster each run is one task, with its hosts in its process; leave --runtime out")
     from commlib.experiments.children import Commlib, interrupted_by_signals, locked
     from commlib.experiments.sweep import Standing, run_sweep
     from commlib.experiments.sweep_plan import Axes, check_folders, plan_sweep, seeds_in, words_in
@@ -405,10 +432,17 @@ def _sweep(argv: list[str]) -> int:
     plan = plan_sweep(axes, given, known.config, known.out)
     check_folders(plan)
     standing = Standing(plan)
-    with locked(known.out) as lock, interrupted_by_signals():
+    with locked(known.out) as lock, interrupted_by_signals(), ExitStack() as stack:
         board = make_board(is_quiet=known.quiet)
+        n_cores, start = _cores(), cast("Start", lambda task, words: Commlib(words, task.log, lock))
+        if known.cluster:
+            from commlib.agents.ray_runtime import OnRay
+            from commlib.experiments.remote import RemoteRun
+
+            n_cores = stack.enter_context(OnRay(1)).n_cpus
+            start = cast("Start", lambda task, words: RemoteRun(plan, task, words, known.config))
         try:
-            run_sweep(standing, n_jobs, board, lambda task, words: Commlib(words, task.log, lock))
+            run_sweep(standing, known.jobs or n_cores, board, start)
         except KeyboardInterrupt:
             board.close()
             sys.stderr.write(
@@ -886,7 +920,8 @@ def main(argv: list[str] | None = None) -> int:
             near = difflib.get_close_matches(name, COMMANDS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(COMMANDS)}"
             raise Usage(f"no command is called {name!r}; {hint}")
-        return COMMANDS[name][1](rest)
+        with _json_alone(rest):
+            return COMMANDS[name][1](rest)
     except (Usage, ConfigError) as error:
         return _fail(error, WRONG_USAGE, rest)
     except CommlibError as error:

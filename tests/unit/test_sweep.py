@@ -339,8 +339,8 @@ def test_a_process_that_is_stopped_says_by_what(tmp_path):
         (1, "Traceback:\n  MemoryError\n", "ended with code 1 and these last words: MemoryError"),
     ],
 )
-def test_what_went_wrong_is_one_sentence(code, log, sentence):
-    assert children._sentence(code, log) == sentence
+def test_what_went_wrong_is_onesentence(code, log, sentence):
+    assert children.sentence(code, log) == sentence
 
 
 def test_a_folder_has_one_sweep_at_a_time_also_through_a_child_that_was_left_behind(tmp_path):
