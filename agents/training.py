@@ -20,6 +20,8 @@ from commlib.agents.learner import Gradients, Phase, Samples
 from commlib.agents.policy import older, with_age
 from commlib.agents.practice import Practice
 from commlib.agents.runtime import Runtime
+from commlib.agents.weather import Weather
+from commlib.channel import Channel
 from commlib.codec import fresh_context
 from commlib.objective import LossTerms
 from commlib.plan import Plan
@@ -38,6 +40,7 @@ class Learning:
         gae_lambda: of generalised advantage estimation.
         edges_every: a learned graph is updated in every n-th epoch, alone (CommFormer's bilevel schedule); 0: never.
         has_learned_graph: whether the graph is drawn anew for each update.
+        channel: what messages go through; None: all are heard.
         practice: the budget, where agents see what is left of it: a world of `commlib.world.BudgetSeen`.
     """
 
@@ -48,11 +51,14 @@ class Learning:
     gae_lambda: float
     edges_every: int
     has_learned_graph: bool
+    channel: Channel | None = None
     practice: Practice | None = None
 
 
 class Rollout(NamedTuple):
     """A batch of whole episodes, each field [T, B, ...]; messages, contexts and noise in each round of a step.
+
+    Messages `z` are as they were heard: in the place of one that was `missed` stands what was heard of its sender before.
 
     Of each world [B]: `success`, and how many updates `behind` the learner the policy was that played there.
     """
@@ -73,11 +79,16 @@ class Rollout(NamedTuple):
     talk: Tensor
     success: Tensor
     behind: Tensor
+    missed: tuple[Tensor, ...] = ()
 
     @property
     def n_steps(self) -> int:
         """World steps played, finished worlds not counted."""
         return int(self.alive.sum())
+
+    def is_missed(self, nth: int) -> Tensor:
+        """Whose messages of the nth round were not heard, [T, B, N]."""
+        return self.missed[nth] if self.missed else torch.zeros_like(self.active)
 
 
 class Team:
@@ -110,6 +121,28 @@ class Team:
         return self.runtime.each(method, rows)
 
 
+class Paths:
+    """How messages that are said again got to their listeners in a rollout, and the way back for gradients; live samples only."""
+
+    def __init__(self, team: Team, rollout: Rollout) -> None:
+        alive = rollout.alive
+        self._team = team
+        self._ages = [age[alive] for age in rollout.age]
+        self._heard = [z[alive] for z in rollout.z] if rollout.missed else []
+        self._missed = [missed[alive][..., None] for missed in rollout.missed]
+
+    def there(self, nth: int, z: Tensor, index: Tensor) -> Tensor:
+        """Messages [M, N, D] of the nth round of the indexed samples as listeners get them, with ages."""
+        if self._missed:
+            z = torch.where(self._missed[nth][index], self._heard[nth][index], z)
+        return self._team.heard(z, self._ages[nth][index])
+
+    def back(self, nth: int, gradient: Tensor, index: Tensor) -> list[Tensor]:
+        """What a gradient of these is to those who said them, a piece per host; who was missed learns nothing of it."""
+        gradient = gradient[..., : self._team.widths[nth]]
+        return self._team.split(gradient * ~self._missed[nth][index] if self._missed else gradient, 1)
+
+
 def collect(team: Team, world: World, phase: Phase, learning: Learning, generator: torch.Generator) -> Rollout:
     """Play one batch of episodes with sampled actions."""
     B, N = learning.n_worlds, team.n_agents
@@ -120,6 +153,8 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
     talks: list[list[tuple[Tensor, ...]]] = [[] for _ in contexts]
     held = [torch.zeros(B, N, width) for width in team.widths]
     ages = [torch.zeros(B, N) for _ in team.widths]
+    weather = [Weather(learning.channel, B, N, generator) for _ in contexts] if learning.channel else []
+    missed: list[list[Tensor]] = [[] for _ in weather]
     practice = learning.practice
     money = practice.open(B, is_coded=phase.use_codec, generator=generator) if practice else None
     for t in range(n_steps):
@@ -139,6 +174,9 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
             else:
                 said = team.each("learner.reply", phase, heard[-1], past, team.split(held[nth], 1), dice)
             z_all = torch.cat([s.z for s in said], 1)
+            if weather:
+                missed[nth].append(weather[nth].missed(t))
+                z_all = torch.where(missed[nth][-1][..., None], held[nth], z_all)
             if team.has_ages:
                 ages[nth] = older(ages[nth], held[nth], z_all)
             held[nth] = z_all
@@ -182,6 +220,7 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
         talk,
         world.success(),
         torch.zeros(B, dtype=torch.int64),
+        tuple(torch.stack(column) for column in missed),
     )
 
 
@@ -222,10 +261,11 @@ def reconsidered(team: Team, rollout: Rollout, phase: Phase) -> tuple[Rollout, T
     _load(team, rollout, rollout.active[alive], none[alive], none[alive])
     everything = torch.arange(int(alive.sum()))
     z = torch.cat(team.each("learner.forward_messages", phase, everything, None), 1)
-    heard = [team.heard(z, rollout.age[0][alive])]
-    for age in rollout.age[1:]:
+    paths = Paths(team, rollout)
+    heard = [paths.there(0, z, everything)]
+    for nth in range(1, len(rollout.z)):
         z = torch.cat(team.each("learner.forward_replies", phase, heard[-1], None), 1)
-        heard.append(team.heard(z, age[alive]))
+        heard.append(paths.there(nth, z, everything))
     log_prob, value = rollout.log_prob.clone(), rollout.value.clone()
     log_prob[alive] = torch.cat(team.each("learner.reconsider", phase, tuple(heard)), 1)
     elapsed = rollout.elapsed.expand(alive.shape)[alive]
@@ -283,26 +323,27 @@ def update(
         normalised = normalised * trust[alive]
     phase = phase._replace(objective=phase.objective.at_scale(spread))
     _load(team, rollout, active, normalised, target[alive])
-    n_samples = int(alive.sum())
+    n_samples, n_rounds, paths = int(alive.sum()), len(rollout.z), Paths(team, rollout)
     totals: list[LossTerms] = []
     pending: Gradients | None = None  # applied with the next question, to save a call
-    ages = [age[alive] for age in rollout.age]
     draws_edges = learning.has_learned_graph and phase.edge_learning_rate > 0
     for epoch in range(learning.n_epochs):
-        nth = iteration * learning.n_epochs + epoch + 1
-        step_edges = draws_edges and learning.edges_every > 0 and nth % learning.edges_every == 0
+        number = iteration * learning.n_epochs + epoch + 1
+        step_edges = draws_edges and learning.edges_every > 0 and number % learning.edges_every == 0
         order = torch.randperm(n_samples, generator=generator)
         for index in order.chunk(learning.n_minibatches):
             seed = int(torch.randint(2**31, (1,), generator=generator))
             graph_seed = seed if draws_edges else None
             z = torch.cat(team.each("learner.forward_messages", phase, index, pending), 1)
-            for age in ages[:-1]:
-                z = torch.cat(team.each("learner.forward_replies", phase, team.heard(z, age[index]), graph_seed), 1)
-            legs = team.each("learner.backward_actions", phase, team.heard(z, ages[-1][index]), graph_seed)
+            heard = paths.there(0, z, index)
+            for nth in range(1, n_rounds):
+                z = torch.cat(team.each("learner.forward_replies", phase, heard, graph_seed), 1)
+                heard = paths.there(nth, z, index)
+            legs = team.each("learner.backward_actions", phase, heard, graph_seed)
             gradient = sum((leg[0] for leg in legs[1:]), legs[0][0])
-            for width in reversed(team.widths[1:]):
-                gradient = sum(team.each("learner.backward_replies", team.split(gradient[..., :width], 1)))
-            shares = team.each("learner.backward_messages", team.split(gradient[..., : team.widths[0]], 1))
+            for nth in range(n_rounds - 1, 0, -1):
+                gradient = sum(team.each("learner.backward_replies", paths.back(nth, gradient, index)))
+            shares = team.each("learner.backward_messages", paths.back(0, gradient, index))
             weights = sum((s[0] for s in shares[1:]), shares[0][0])
             edges = sum((s[1] for s in shares[1:]), shares[0][1])
             pending = Gradients(weights, edges, step_edges)

@@ -47,6 +47,9 @@ class LearningConfig(_Frozen):
     floor: float = Field(0.0, ge=0, lt=1, description="share of uniform actions; falls to 0 at 70 % of the dense stage")
     noise: float = Field(0.0, ge=0, description="standard deviation of noise on continuous messages")
     hidden: int = Field(64, ge=4, description="units per hidden layer")
+    channel: str | None = Field(
+        None, description='what messages go through in training, such as "loss=8.2%": agents learn to live with loss'
+    )
     shards: int = Field(
         4, ge=1, description="parts of a rollout, where hosts share out worlds; no more hosts have work"
     )
@@ -56,6 +59,11 @@ class LearningConfig(_Frozen):
         description="updates by which hosts that share out worlds may be behind the learner; 0: they wait for it, and a run "
         "can be repeated",
     )
+
+    @field_validator("channel")
+    @classmethod
+    def _is_a_channel(cls, text: str | None) -> str | None:
+        return None if text is None else str(Channel.parse(text))
 
 
 class StagesConfig(_Frozen):

@@ -91,6 +91,7 @@ class Town:
         budget: as on the command line.
         gate: who may be silent besides those whose message is expected.
         n_worlds: worlds side by side, which share frames.
+        hold: the share of messages that are those of the round before.
     """
 
     def __init__(
@@ -105,11 +106,12 @@ class Town:
         budget: str = "unlimited",
         gate: Gate = Gate(),  # noqa: B008 (frozen)
         n_worlds: int = 1,
+        hold: float = HOLD,
     ) -> None:
         self.graph, self.n_agents, self.n_hosts, self.n_worlds = graph, n_agents, runtime.n_hosts, n_worlds
         draw = np.random.default_rng([seed, n_agents])
         codec = _codec()
-        codes = held_codes(n_rounds + 1, n_worlds * n_agents, draw)
+        codes = held_codes(n_rounds + 1, n_worlds * n_agents, draw, hold)
         noise = draw.normal(scale=0.01, size=(n_rounds + 1, n_worlds, n_agents, WIDTH)).astype(np.float32)
         self._vectors = codec.quantiser.embed(codes.reshape(-1, 1)).reshape(noise.shape) + noise
         edges = GRAPHS[graph](n_agents).edges()
@@ -198,10 +200,10 @@ class Town:
         self._journal.close()
 
 
-def held_codes(n_rounds: int, n: int, draw: np.random.Generator) -> Codes:
-    """Codes [n_rounds, n, 1] of which half are those of the round before."""
+def held_codes(n_rounds: int, n: int, draw: np.random.Generator, hold: float = HOLD) -> Codes:
+    """Codes [n_rounds, n, 1] of which this share are those of the round before."""
     codes = draw.integers(0, ALPHABET, (n_rounds, n, 1))
-    is_held = draw.random(codes.shape) < HOLD
+    is_held = draw.random(codes.shape) < hold
     for number in range(1, n_rounds):
         codes[number] = np.where(is_held[number], codes[number - 1], codes[number])
     return codes

@@ -33,6 +33,7 @@ from commlib.agents.pruning import KEPT, SLACK, cut, judge
 from commlib.agents.rollouts import Relay, Rollouts, Shards, make_player
 from commlib.agents.runtime import LocalRuntime, Runtime
 from commlib.agents.training import Learning, Rollout, Team, update
+from commlib.channel import Channel
 from commlib.codec import Codec, FrozenCodec, fresh_context, next_context
 from commlib.codecs.frozen import TableCodec
 from commlib.codecs.prior import Prior, fit_prior
@@ -192,6 +193,7 @@ class Training:
             gae_lambda=learning.gae_lambda,
             edges_every=learning.edges_every if config.topology == "commformer" else 0,
             has_learned_graph=config.topology in LEARNED_GRAPHS,
+            channel=None if learning.channel is None else Channel.parse(learning.channel),
             practice=Practice.of(config.budgets.all, config.episodes or 1, config.parallel_worlds or 1)
             if config.show_budget
             else None,
@@ -288,7 +290,7 @@ class Training:
         phase = phase_of(self.config, stage, stage.stop, 0.0)._replace(noise=0.0, use_codec=False)
         plays = [self.rollouts.gather(phase, 1.0) for _ in range(2)]
         for nth, codec in enumerate(self.codecs):
-            recorded = torch.cat([play.z[nth][play.alive].flatten(0, 1) for play in plays])
+            recorded = torch.cat([play.z[nth][play.alive[..., None] & ~play.is_missed(nth)] for play in plays])
             if not torch.isfinite(recorded).all():
                 raise CodecError("recorded messages hold NaN or infinity; lower the learning rate")
             cast("Any", codec).fit(recorded, self.generator)

@@ -29,9 +29,23 @@ def test_rounds_over_ray_beside_a_call_per_message():
 def test_a_town_that_grows_over_ray():
     outcome = run_bench("scale-ray", 3, "commlib bench scale --runtime ray", silent, quick=True)
     rows = outcome.record["rows"]
-    assert [row["n_agents"] for row in rows] == [64, 256, 1024]
-    assert outcome.record["summary"]["audit_differences"] == 0
-    assert all(row["n_hosts"] == 2 and row["runtime"] == "ray" for row in rows)
+    assert [row["n_agents"] for row in rows] == [64, 256, 1024, 1024, 1024, 1024, 1024]
+    assert [row["n_hosts"] for row in rows] == [2, 2, 2, 1, 4, 8, 2]
+    summary = outcome.record["summary"]
+    assert summary["audit_differences"] == 0
+    assert rows[-1]["said_per_second"] == pytest.approx(rows[-1]["messages_per_second"], rel=0.05), "all have news"
+    assert all(row["runtime"] == "ray" and row["driver_processor_seconds"] > 0 for row in rows)
+    assert summary["large_round_seconds"] > max(row["wall_seconds_per_round"] for row in rows)
+
+
+def test_training_on_one_host_and_on_two():
+    outcome = run_bench("train-ray", 3, "commlib bench train --runtime ray", silent, quick=True)
+    rows = {row["way"]: row for row in outcome.record["rows"]}
+    assert rows["1 host"]["return"] == rows["2 hosts"]["return"] == rows["2 hosts, one slow"]["return"], (
+        "the same batch"
+    )
+    assert rows["2 hosts"]["behind"] == 0 < rows["2 hosts, asynchronous"]["behind"]
+    assert all(row["steps"] == rows["1 host"]["steps"] for row in rows.values())
     assert draw(outcome.record).axes
 
 

@@ -1,0 +1,86 @@
+"""Training in bad weather: what is missed is what was heard before, as often as the channel says, and teaches nobody."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from commlib.agents.training import collect, reconsidered, update
+from commlib.agents.weather import Weather
+from commlib.channel import LOSSES, Channel
+from commlib.experiments.compose import resolve
+from commlib.experiments.progress import Quiet
+from commlib.experiments.train import run_training
+from commlib.records import RunFolder
+from tests.unit.test_learner import LEARNING, PHASES, guide_team, source
+
+
+@pytest.mark.parametrize("loss", [0.0, *LOSSES])
+def test_as_much_is_lost_as_the_channel_says(loss):
+    """A refresh in every step, so that nobody misses more than what was lost."""
+    weather = Weather(Channel(loss, refresh=1), 400, 5, source(0))
+    missed = torch.stack([weather.missed(step) for step in range(200)]).float()
+    assert float(missed.mean()) == pytest.approx(loss, abs=0.004)
+    if loss:
+        after = missed[1:][missed[:-1] > 0].mean()
+        assert after > 2 * loss, "in bursts"
+
+
+def test_who_missed_something_hears_nothing_new_until_the_links_start_afresh():
+    weather = Weather(Channel(0.3, refresh=4), 50, 3, source(1))
+    missed = torch.stack([weather.missed(step) for step in range(12)])
+    for start in (0, 4, 8):
+        block = missed[start : start + 4].int()
+        assert (block.diff(dim=0) >= 0).all()
+    assert (missed[3].int() - missed[4].int() > 0).any()
+    never = Weather(Channel(0.3, refresh=0), 50, 3, source(1))
+    assert (torch.stack([never.missed(step) for step in range(12)]).int().diff(dim=0) >= 0).all()
+
+
+@pytest.mark.parametrize("n_rounds", [1, 2])
+@pytest.mark.parametrize("phase", [PHASES["noisy"], PHASES["priced"]], ids=["noisy", "priced"])
+def test_what_is_missed_is_what_was_heard_before_and_an_update_hears_it_so(phase, n_rounds):
+    learning = replace(LEARNING, channel=Channel(0.3, refresh=3))
+    states = []
+    for n_hosts in (1, 3):
+        team, world = guide_team(n_hosts, n_rounds=n_rounds)
+        rollout = collect(team, world, phase, learning, source(0))
+        for z, missed in zip(rollout.z, rollout.missed, strict=True):
+            before = torch.cat([torch.zeros_like(z[:1]), z[:-1]])
+            assert torch.equal(z[missed], before[missed])
+            assert missed[rollout.alive].float().mean() > 0.2
+        own, trust = reconsidered(team, rollout, phase)
+        assert torch.allclose(own.log_prob[rollout.alive], rollout.log_prob[rollout.alive], atol=1e-4)
+        assert torch.allclose(trust, torch.ones(()), atol=1e-4)
+        update(team, rollout, phase, learning, source(1), iteration=0)
+        states.append(team.each("learner.state")[0]["weights.vector"])
+    assert torch.allclose(states[0], states[1], atol=2e-4)
+
+
+def test_where_everything_is_missed_nobody_learns_to_speak():
+    """The gradient of what was said is that of the codec's own losses alone: none, with continuous messages."""
+    phase = PHASES["noisy"]._replace(noise=0.0)
+    team, world = guide_team(1)
+    rollout = collect(team, world, phase, replace(LEARNING, channel=Channel(0.4, refresh=0)), source(0))
+    deaf = rollout._replace(
+        missed=tuple(torch.ones_like(one) for one in rollout.missed), z=tuple(torch.zeros_like(z) for z in rollout.z)
+    )
+    speakers = _speakers(team)
+    before = speakers()
+    update(team, deaf, phase, replace(LEARNING, has_learned_graph=False, channel=None), source(1), iteration=0)
+    assert all(torch.equal(one, two) for one, two in zip(before, speakers(), strict=True))
+    update(team, rollout, phase, replace(LEARNING, has_learned_graph=False, channel=None), source(1), iteration=0)
+    assert not all(torch.equal(one, two) for one, two in zip(before, speakers(), strict=True))
+
+
+def _speakers(team):
+    """The weights that make messages, of the learner of one host."""
+    learner = team.runtime._hosts[0].learner
+    return lambda: [p.detach().clone() for p in learner.policy.encoder.parameters()]
+
+
+def test_a_team_learns_in_bad_weather(tmp_path, tiny_settings):
+    config = resolve("guide", None, None, {**tiny_settings, "learning": {"channel": "loss=15.6%", "n_worlds": 32}})
+    run_training(config, tmp_path / "run", display=Quiet())
+    text = RunFolder(tmp_path / "run").config.read_text()
+    assert "loss=15.6%, refresh=5" in text
