@@ -38,7 +38,17 @@ class _Array:
         self.array = array
 
 
+_PLAIN = {int, float, str, bool, bytes, type(None)}
+
+
+def _is_plain(value: list[Any] | tuple[Any, ...]) -> bool:
+    """Whether there is nothing in it to unpack; asked of all items at once, since bills of large towns are long."""
+    return set(map(type, value)) <= _PLAIN
+
+
 def _mapped(value: Any, function: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, list | tuple) and _is_plain(value):
+        return value
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(function(item) for item in value))
     if isinstance(value, list | tuple):
@@ -67,6 +77,8 @@ def _folded(value: Any, sum_so_far: int) -> int:  # noqa: ANN401
         return _folded([item for pair in value.items() for item in pair], crc32(b"{", sum_so_far))
     if isinstance(value, list | tuple):
         sum_so_far = crc32(f"[{len(value)}".encode(), sum_so_far)
+        if _is_plain(value):
+            return crc32(repr(list(value)).encode(), sum_so_far)
         for item in value:
             sum_so_far = _folded(item, sum_so_far)
         return sum_so_far

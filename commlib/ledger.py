@@ -472,7 +472,10 @@ def _columns(slips: Sequence[tuple[Any, ...]], n_fields: int) -> list[list[Any]]
 
 def _are_whole(numbers: Collection[object]) -> bool:
     """Whether all are plain whole numbers in range: looked at as a column, in a fraction of the time of one by one."""
-    return set(map(type, numbers)) == {int} and all(0 <= n < MOST_BITS for n in cast("set[int]", set(numbers)))
+    if set(map(type, numbers)) != {int}:
+        return False
+    whole = cast("Collection[int]", numbers)
+    return 0 <= min(whole) and max(whole) < MOST_BITS
 
 
 def _are_sound(entries: Sequence[Entry], lease: Lease) -> bool:
