@@ -475,7 +475,7 @@ def _are_whole(numbers: Collection[object]) -> bool:
     if set(map(type, numbers)) != {int}:
         return False
     whole = cast("Collection[int]", numbers)
-    return 0 <= min(whole) and max(whole) < MOST_BITS
+    return min(whole) >= 0 and max(whole) < MOST_BITS
 
 
 def _are_sound(entries: Sequence[Entry], lease: Lease) -> bool:

@@ -52,7 +52,7 @@ def measure(seed: int, quick: bool, say: Say) -> Measured:
         rows = [_played(n, N_HOSTS, seed, n_laps, say) for n in sizes]
         rows += [_played(named, n_hosts, seed, n_laps, say) for n_hosts in OTHER_HOSTS]
         rows.append(_played(named, N_HOSTS, seed, n_laps, say, hold=0.0))
-    for row in rows:
+    for row in rows[: len(sizes)]:  # of as many hosts as the empty town
         for whose in ("driver", "hosts"):
             row[f"{whose}_bytes_per_agent"] = max(0, row[f"{whose}_bytes"] - empty[f"{whose}_bytes"]) / row["n_agents"]
     return Measured(rows, _summary(rows), [_table(rows)])
