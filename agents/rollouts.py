@@ -23,6 +23,7 @@ from torch.nn.functional import pad
 from commlib.agents.learner import Learner, Phase
 from commlib.agents.runtime import Errand, LocalRuntime, Runtime
 from commlib.agents.training import Learning, Rollout, Team, collect
+from commlib.errors import CommlibError, WorldError
 from commlib.plan import make_plan
 from commlib.world import World
 
@@ -218,7 +219,13 @@ def make_player(
     learning: Learning,
 ) -> Player:
     """A player on this host; `make_world()` and `build_learner()` run here, so that neither worlds nor modules travel."""
-    world, alone = make_world(), LocalRuntime(1)
+    try:
+        world, alone = make_world(), LocalRuntime(1)
+    except CommlibError as error:
+        raise WorldError(
+            f"a host cannot make the world: {error}; bring its module to all nodes (PYTHONPATH, or ray job submit "
+            f"--working-dir), or take --spread agents"
+        ) from error
     plan = make_plan((), (0,) * world.spec.n_agents, "broadcast")
     team = Team(alone, plan, widths, n_positions, has_ages=has_ages)
     team.each("set_learner", build_learner)

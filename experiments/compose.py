@@ -80,6 +80,8 @@ def resolve(
 def complete(config: RunConfig, spec: WorldSpec, *, has_name: bool = True) -> RunConfig:
     """The configuration with what is open filled in: large sizes for batched worlds, what the steps allow for slow ones.
 
+    Hosts share out slow worlds, if these have a name by which other processes find them; one in `__main__` has none.
+
     Raises:
         ConfigError: hosts are to share out worlds, and this one has no name by which they could make it.
     """
@@ -87,7 +89,7 @@ def complete(config: RunConfig, spec: WorldSpec, *, has_name: bool = True) -> Ru
         raise ConfigError(
             "with --spread worlds each host makes worlds of its own, so the world needs a name, such as package.module:Class"
         )
-    is_shared_out = has_name and not spec.is_batched
+    is_shared_out = has_name and not spec.is_batched and not config.world.startswith("__main__:")
     spread = config.spread or ("worlds" if is_shared_out else "agents")
     if config.learning.staleness and spread == "agents":
         raise ConfigError(

@@ -10,7 +10,7 @@ import pytest
 from commlib.experiments.bench import BENCHES
 
 ROOT = Path(__file__).resolve().parents[2]
-WORDS = {"chaos": "ledger --chaos", "scale-ray": "scale --runtime ray"}
+WORDS = {"chaos": "ledger --chaos", "scale-ray": "scale --runtime ray", "train-ray": "train --runtime ray"}
 PAGE = ROOT / "docs" / "benches.md"
 
 

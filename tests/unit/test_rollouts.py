@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commlib.agents.learner import Phase
-from commlib.agents.rollouts import Shards, joined
+from commlib.agents.rollouts import Shards, joined, make_player
 from commlib.agents.training import Learning, Rollout
 from commlib.config import RunConfig
-from commlib.errors import ConfigError
+from commlib.errors import ConfigError, WorldError
 from commlib.experiments.checkpoint import read_checkpoint
 from commlib.experiments.compose import complete, resolve
 from commlib.experiments.progress import Quiet
@@ -170,6 +170,15 @@ def test_copies_that_step_one_by_one_are_shared_out_unless_the_world_has_no_name
     assert complete(config, guide).spread == "agents"
     assert complete(config, slow).spread == "worlds"
     assert complete(config, slow, has_name=False).spread == "agents"
+    assert complete(config.model_copy(update={"world": "__main__:Mine"}), slow).spread == "agents"
+
+
+def test_a_world_that_hosts_cannot_make_is_told_with_what_to_do():
+    def nothing():
+        raise ConfigError("there is no module 'mine'")
+
+    with pytest.raises(WorldError, match=r"a host cannot make the world: there is no module 'mine'; bring its module"):
+        make_player(nothing, None, [], [], False, LEARNING)
 
 
 @pytest.mark.parametrize(
