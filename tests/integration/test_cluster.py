@@ -1,7 +1,9 @@
 """A cluster of three nodes on this machine: the same books as in one process, also when a node is killed on the way."""
 
+import contextlib
 import threading
 
+import psutil
 import pytest
 import ray
 from ray.cluster_utils import Cluster
@@ -77,6 +79,53 @@ def test_a_node_with_another_version_is_named_before_anything_starts(cluster, mo
     monkeypatch.setattr(ray_runtime, "_versions_there", lambda: {"torch": "2.0.0"})
     with pytest.raises(HostError, match=r"node .* has torch 2.0.0 \(here 1.0.0\); .* install the same there"):
         ray_runtime.check_nodes()
+
+
+def frozen(node):
+    """All processes of a node stopped: to the others it is as if its cable were cut. The list, to be woken again."""
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    processes = [raylet, *raylet.children(recursive=True)]
+    for process in processes:
+        process.suspend()
+    return processes
+
+
+def test_a_node_that_is_cut_off_and_comes_back_changes_nothing(cluster, settings, local, tmp_path):
+    """Its hosts are replaced elsewhere; when it wakes up, what it still wants to say reaches nobody."""
+    config = resolve("guide", None, None, {**settings, "runtime": "ray"})
+    runtime, said, asleep = RayRuntime(N_HOSTS, placement="spread"), [], []
+    places = nodes_of(runtime)
+    runtime._call_seconds = 20.0
+    recovering = Recovering(runtime, say=said.append)
+    doomed = next(node for node in cluster.list_all_nodes() if node.node_id in places and not node.head)
+    is_over = threading.Event()
+
+    def cut_off():
+        while not (tmp_path / "cut" / "metrics.jsonl").is_file() and not is_over.wait(0.05):
+            pass
+        asleep.extend(frozen(doomed))
+        while not said and not is_over.wait(0.05):
+            pass
+        for process in asleep:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+
+    cutter = threading.Thread(target=cut_off)
+    cutter.start()
+    try:
+        result = run_training(config, tmp_path / "cut", display=Quiet(), runtime=recovering)
+    finally:
+        is_over.set()
+        cutter.join()
+        recovering.close()
+    assert asleep
+    assert result.restarts > 0
+    assert result.journal_digest == local.journal_digest
+    assert figures(result) == figures(local)
+    assert audit_run(tmp_path / "cut")[1] == []
+    cluster.remove_node(doomed, allow_graceful=False)
+    cluster.add_node(num_cpus=2)
+    cluster.wait_for_nodes()
 
 
 def test_three_nodes_write_the_books_of_one_process_and_so_do_two_after_one_was_killed(
