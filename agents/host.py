@@ -74,34 +74,37 @@ class AgentHost:
             raise
 
     def refused(self) -> int:
-        """How many calls were refused: for a frame that is not for us, or for want of the key."""
+        """How many calls were refused for a frame that is not for us."""
         return self._n_refused
 
 
-class HostProcess(AgentHost):
+class HostProcess:
     """An agent host at the far end of a Ray call. Whoever calls must have the key that it was made with.
 
-    Whoever is let into a cluster finds its actors by name. The key keeps others' frames out, and those of a driver that
-    knows only a host that was replaced: each start has a key of its own.
+    Whoever is let into a cluster finds its actors by name. The key keeps out frames of other runs, and of a driver that knows
+    only a host that was replaced: each start has a key of its own. It is a fence, not a fortress: Ray lets whoever is in run
+    code of their own.
     """
 
     def __init__(self, host: int, key: bytes) -> None:
-        super().__init__(host)
-        self._key = key
+        self._host, self._key, self._n_strangers = AgentHost(host), key, 0
 
     def ping(self) -> int:
         """Its process, once that is up."""
         return os.getpid()
 
     def call_packed(self, key: bytes, path: str, arguments: Any) -> Any:  # noqa: ANN401
-        """`call` with tensors packed as arrays both ways.
+        """`AgentHost.call` with tensors packed as arrays both ways; `refused` counts those without the key, too.
 
         Raises:
             HostError: this is not the key.
         """
-        if not compare_digest(key, self._key):
-            self._n_refused += 1
+        if not (isinstance(key, bytes) and compare_digest(key, self._key)):
+            self._n_strangers += 1
             raise HostError(
-                f"host {self.host} was called without the key of its run, or with that of a host that it replaces; refused"
+                f"host {self._host.host} was called without the key of its run, or with that of a host that it replaces; "
+                f"refused"
             )
-        return to_arrays(self.call(path, *to_tensors(arguments)))
+        if path == "refused":
+            return self._host.refused() + self._n_strangers
+        return to_arrays(self._host.call(path, *to_tensors(arguments)))

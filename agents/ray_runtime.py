@@ -54,6 +54,7 @@ class RayRuntime:
         self._started_ray = _join_or_start()
         self.pids = [0] * n_hosts
         self._keys = [b""] * n_hosts
+        self._left_at = time.monotonic()  # when somebody last waited for errands
         self._heard_at: dict[int, float] = {}  # when each host that is on an errand last came back, or was sent
         self._actors: list[Any] = []
         self._group: PlacementGroup | None = None
@@ -126,6 +127,15 @@ class RayRuntime:
         Raises:
             HostLost: a host died, or has not come back from any errand in time.
         """
+        now = time.monotonic()
+        away = now - self._left_at  # what hosts finished while nobody looked does not make them late
+        self._heard_at = {host: min(now, at + away) for host, at in self._heard_at.items()}
+        try:
+            return self._first(errands)
+        finally:
+            self._left_at = time.monotonic()
+
+    def _first(self, errands: Sequence[Errand]) -> Errand:
         from commlib.agents.packing import to_tensors
 
         host = min((errand.host for errand in errands), key=self._heard_at.__getitem__)
@@ -331,13 +341,17 @@ class OnRay:
     Attributes:
         n_cpus: of the whole cluster.
         cpu_share: what each of so many processes may ask for.
+
+    Raises:
+        HostError: nodes differ in a version that figures depend on, or no CPU is free for processes that are to begin now.
     """
 
-    def __init__(self, n_processes: int) -> None:
+    def __init__(self, n_processes: int = 0) -> None:
         self._started_ray = _join_or_start()
         try:
+            check_nodes()
             self.n_cpus = int(ray.cluster_resources().get("CPU", 0.0))  # type: ignore[no-untyped-call]
-            self.cpu_share = _cpu_share(n_processes)
+            self.cpu_share = _cpu_share(n_processes) if n_processes else 0.0
         except BaseException:
             self.close()
             raise

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -35,8 +35,11 @@ left of a batch goes to whoever is free."""
 class Rollouts(Protocol):
     """Where rollouts come from."""
 
-    def gather(self, phase: Phase, progress: float) -> Rollout:
-        """The next batch of whole episodes, at this progress (0..1) of a curriculum; an update follows."""
+    def gather(self, phase: Phase, progress: float, *, is_record: bool = False) -> Rollout:
+        """The next batch of whole episodes, at this progress (0..1) of a curriculum.
+
+        An update follows, unless `is_record`: then it is by the learner as it is now, over no channel, to be looked at.
+        """
         ...
 
     def close(self) -> None:
@@ -50,10 +53,11 @@ class Relay:
     def __init__(self, team: Team, world: World, learning: Learning, generator: torch.Generator) -> None:
         self._team, self._world, self._learning, self._generator = team, world, learning, generator
 
-    def gather(self, phase: Phase, progress: float) -> Rollout:
+    def gather(self, phase: Phase, progress: float, *, is_record: bool = False) -> Rollout:
         """Play all worlds side by side."""
         self._world.set_progress(progress)
-        return collect(self._team, self._world, phase, self._learning, self._generator)
+        learning = replace(self._learning, channel=None) if is_record else self._learning
+        return collect(self._team, self._world, phase, learning, self._generator)
 
     def close(self) -> None:
         """Nothing is under way."""
@@ -65,21 +69,39 @@ class Player:
     def __init__(self, team: Team, world: World, learning: Learning) -> None:
         self._team, self._world, self._learning = team, world, learning
 
-    def play(self, replica: dict[str, Tensor], phase: Phase, progress: float, n_worlds: int, seed: int) -> Rollout:
+    def play(
+        self, replica: dict[str, Tensor], phase: Phase, progress: float, n_worlds: int, seed: int, is_record: bool
+    ) -> Rollout:
         """A batch of episodes of the team as this replica has it; it follows from the arguments alone."""
         self._team.each("learner.follow", replica)
         self._world.set_progress(progress)
-        learning = replace(self._learning, n_worlds=n_worlds)
+        channel = None if is_record else self._learning.channel
+        learning = replace(self._learning, n_worlds=n_worlds, channel=channel)
         return collect(self._team, self._world, phase, learning, torch.Generator().manual_seed(seed))
+
+    def close(self) -> None:
+        """Close the worlds."""
+        self._world.close()
+
+
+def nobody() -> None:
+    """An empty room."""
+
+
+class _Kind(NamedTuple):
+    """What a part must be like to be of use."""
+
+    phase: Phase
+    is_record: bool
 
 
 @dataclass
 class _Shard:
-    """A part of a batch that a host plays: its number, the learner's version, and how it differs from other phases."""
+    """A part of a batch that a host plays: its number, the learner's version, and what it is of use for."""
 
     number: int
     version: int
-    kind: Phase
+    kind: _Kind
     errand: Errand
 
 
@@ -117,13 +139,14 @@ class Shards:
         even, more = divmod(learning.n_worlds, n_shards)
         self._sizes = [even + (nth < more) for nth in range(n_shards)]
         self._version, self.n_begun, self.n_discarded = 0, 0, 0
+        self._is_closed = False
         self._out: list[_Shard] = []
         self._back: list[_Shard] = []
         runtime.each("set_player", [(build, *arguments)] * runtime.n_hosts)
 
-    def gather(self, phase: Phase, progress: float) -> Rollout:
+    def gather(self, phase: Phase, progress: float, *, is_record: bool = False) -> Rollout:
         """Play what is missing of a batch; without staleness, all of it by the learner as it is now."""
-        kind, n_shards = _kind(phase), len(self._sizes)
+        kind, n_shards = _Kind(_lasting(phase), is_record), len(self._sizes)
         replica: dict[str, Tensor] = self._team.each("learner.replica")[0]
 
         def keep_busy(n_most: int) -> None:
@@ -144,14 +167,18 @@ class Shards:
             )
             for shard in batch
         ]
-        self._version += 1
+        self._version += not is_record
         return joined(parts)
 
     def close(self) -> None:
-        """Wait for the hosts to come back."""
+        """Wait for the hosts to come back, and have them close their worlds."""
         while self._out:
             self._take_back()
         self._back.clear()
+        if not self._is_closed:
+            self._runtime.each("player.close", [()] * self._runtime.n_hosts)
+            self._runtime.each("set_player", [(nobody,)] * self._runtime.n_hosts)
+        self._is_closed = True
 
     def _free_host(self) -> int | None:
         """The host with the least to do, unless it has enough."""
@@ -159,10 +186,10 @@ class Shards:
         host = min(range(len(loads)), key=loads.__getitem__)
         return host if loads[host] < (AHEAD if self._staleness else 1) else None
 
-    def _begin(self, host: int, replica: dict[str, Tensor], phase: Phase, progress: float, kind: Phase) -> None:
+    def _begin(self, host: int, replica: dict[str, Tensor], phase: Phase, progress: float, kind: _Kind) -> None:
         seed = int(torch.randint(2**62, (1,), generator=self._generator))
         n_worlds = self._sizes[self.n_begun % len(self._sizes)]
-        errand = Errand(host, "player.play", (replica, phase, progress, n_worlds, seed))
+        errand = Errand(host, "player.play", (replica, phase, progress, n_worlds, seed, kind.is_record))
         self._out.append(_Shard(self.n_begun, self._version, kind, errand))
         self.n_begun += 1
         self._runtime.begin(errand)
@@ -174,15 +201,15 @@ class Shards:
         self._out.remove(shard)
         self._back.append(shard)
 
-    def _drop_old(self, kind: Phase) -> None:
+    def _drop_old(self, kind: _Kind) -> None:
         """Throw away what came back too late."""
         good = [s for s in self._back if s.kind == kind and self._version - s.version <= self._staleness]
         self.n_discarded += len(self._back) - len(good)
         self._back = good
 
 
-def _kind(phase: Phase) -> Phase:
-    """What a rollout cannot be used without: all of the phase, but what only updates read, and what changes by and by."""
+def _lasting(phase: Phase) -> Phase:
+    """The phase without what only updates read, and what changes by and by."""
     fixed = replace(phase.objective, bit_price=0.0)
     return phase._replace(learning_rate=0.0, edge_learning_rate=0.0, entropy_weight=0.0, floor=0.0, objective=fixed)
 

@@ -86,10 +86,6 @@ class Rollout(NamedTuple):
         """World steps played, finished worlds not counted."""
         return int(self.alive.sum())
 
-    def is_missed(self, nth: int) -> Tensor:
-        """Whose messages of the nth round were not heard, [T, B, N]."""
-        return self.missed[nth] if self.missed else torch.zeros_like(self.active)
-
 
 class Team:
     """The hosts seen as one team that learns; messages have so many floats and codes in each round of a step."""

@@ -80,7 +80,8 @@ class Channel:
         return channel
 
     def __str__(self) -> str:
-        return f"loss={100 * self.loss:g}%, refresh={self.refresh}"
+        percent = f"{100 * self.loss:.12f}".rstrip("0").rstrip(".")
+        return f"loss={percent}%, refresh={self.refresh}"
 
     def between(self, source: int, target: int, *seed: int) -> MarkovChannel:
         """The line from one host to another; each has weather of its own."""

@@ -154,6 +154,8 @@ def _summary(rows: Sequence[Row]) -> Row:
         "audit_differences": sum(row["audit_differences"] for row in rows),
         **{f"model_{name}": value for name, value in model.items()},
         "model_error_at_the_largest": sum(known) / measured - 1,
+        "model_over_wall_at_the_largest": sum(known) / largest["wall_seconds_per_round"] - 1,
+        "bytes_of_a_host": named["hosts_bytes"] / named["n_hosts"],
         "large_driver_seconds": driver,
         "large_host_seconds": host,
         "large_round_seconds": driver + host,

@@ -439,7 +439,7 @@ def _sweep(argv: list[str]) -> int:
             from commlib.agents.ray_runtime import OnRay
             from commlib.experiments.remote import RemoteRun
 
-            n_cores = stack.enter_context(OnRay(1)).n_cpus
+            n_cores = stack.enter_context(OnRay()).n_cpus
             start = cast("Start", lambda task, words: RemoteRun(plan, task, words, known.config))
         try:
             run_sweep(standing, known.jobs or n_cores, board, start)

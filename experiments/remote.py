@@ -14,10 +14,11 @@ import os
 import shutil
 import sys
 import tarfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from commlib.agents.ray_runtime import Pending, begin_task
 from commlib.errors import CommlibError, RunError
@@ -26,6 +27,10 @@ from commlib.experiments.sweep_plan import SweepPlan, Task
 
 SETTINGS = "settings.yaml"
 """The name under which the file of settings travels."""
+
+
+_CAREFULLY: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+"""No links or devices out of an archive; the oldest patch releases of Python that we run on cannot ask for it."""
 
 
 class Parcel(NamedTuple):
@@ -59,14 +64,16 @@ def unpack(data: bytes, folder: Path) -> None:
         fresh = Path(mkdtemp(prefix=".arriving-", dir=folder.parent))
         try:
             with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-                archive.extractall(fresh, filter="data")
-            fresh.chmod(0o755)
-            shutil.rmtree(folder, ignore_errors=True)
-            fresh.replace(folder)
+                archive.extractall(fresh / "new", **_CAREFULLY)
+            if folder.exists():
+                folder.replace(fresh / "old")
+            (fresh / "new").replace(folder)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise RunError(f"what came back for {folder} is damaged ({error}); the same command tries it again") from error
 
 
 def fill_folder(words: Sequence[str], name: str, folders: Mapping[str, bytes], settings: bytes | None) -> Parcel:
@@ -81,7 +88,11 @@ def fill_folder(words: Sequence[str], name: str, folders: Mapping[str, bytes], s
         if settings is not None:
             (Path(root) / SETTINGS).write_bytes(settings)
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(log):
-            code = main(list(words))
+            try:
+                code = main(list(words))
+            except Exception as error:
+                code = 1
+                log.write(f"commlib: {type(error).__name__}: {error}\n")
         return Parcel(code, log.getvalue(), packed(Path(root) / name))
 
 
@@ -120,12 +131,16 @@ class RemoteRun:
             return 1
         if self._parcel is None and self._pending.is_over():
             try:
-                self._parcel = parcel = self._pending.answer()
+                parcel: Parcel = self._pending.answer()
                 unpack(parcel.folder, self._task.folder.path)
-                self._complaint = sentence(parcel.code, parcel.log) if parcel.code else ""
-            except CommlibError as error:
-                self._complaint = str(error)
+            except Exception as error:
+                self._complaint = str(error) if isinstance(error, CommlibError) else f"{type(error).__name__}: {error}"
                 return 1
+            self._parcel = parcel
+            if parcel.code:
+                self._complaint = sentence(parcel.code, parcel.log)
+                with contextlib.suppress(OSError):
+                    self._task.log.write_text(parcel.log, encoding="utf-8")
         return None if self._parcel is None else self._parcel.code
 
     def stop(self) -> None:

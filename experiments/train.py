@@ -288,9 +288,9 @@ class Training:
         self.display.say(f"{'fit':>10}  the {self.config.codec} codec to recorded messages")
         stage = stages_of(self.config)[0]
         phase = phase_of(self.config, stage, stage.stop, 0.0)._replace(noise=0.0, use_codec=False)
-        plays = [self.rollouts.gather(phase, 1.0) for _ in range(2)]
+        plays = [self.rollouts.gather(phase, 1.0, is_record=True) for _ in range(2)]
         for nth, codec in enumerate(self.codecs):
-            recorded = torch.cat([play.z[nth][play.alive[..., None] & ~play.is_missed(nth)] for play in plays])
+            recorded = torch.cat([play.z[nth][play.alive].flatten(0, 1) for play in plays])
             if not torch.isfinite(recorded).all():
                 raise CodecError("recorded messages hold NaN or infinity; lower the learning rate")
             cast("Any", codec).fit(recorded, self.generator)

@@ -14,6 +14,7 @@ import torch
 from ray.exceptions import RayTaskError
 
 import commlib
+from commlib.agents.host import HostProcess
 from commlib.agents.ray_runtime import RayRuntime
 from commlib.agents.recovery import Recovering
 from commlib.agents.runtime import Errand
@@ -269,6 +270,8 @@ def test_calls_of_strangers_are_refused_and_counted_and_nothing_in_a_message_is_
     trace.unlink()
     mortal = RayRuntime(N_HOSTS)
     victim, is_over, refused = actor_of(mortal, 1), threading.Event(), []
+    plain = {name for name in dir(HostProcess) if not name.startswith("_")}
+    assert plain == {"ping", "call_packed"}, "nothing else can be called from afar"
     bag = dict.fromkeys(range(N_HOSTS), bomb)
 
     def intrude():
@@ -344,6 +347,38 @@ def test_worlds_on_actors_are_played_as_in_one_process_and_a_host_may_die(runtim
         for name in ("local", "ray")
     ]
     assert curves[0] == curves[1]
+
+
+def test_nobody_waits_and_a_host_may_die(runtime, tiny_settings, tmp_path):
+    settings = {
+        **tiny_settings,
+        "spread": "worlds",
+        "hosts": 2,
+        "steps": 6000,
+        "runtime": "ray",
+        "learning": {"staleness": 1},
+    }
+    mortal, is_over = RayRuntime(2), threading.Event()
+
+    def strike():
+        while not (tmp_path / "run" / "metrics.jsonl").is_file() and not is_over.wait(0.05):
+            pass
+        os.kill(mortal.pids[1], signal.SIGKILL)
+
+    striker = threading.Thread(target=strike)
+    striker.start()
+    recovering = Recovering(mortal)
+    try:
+        result = run_training(
+            resolve("guide", None, None, settings), tmp_path / "run", display=Quiet(), runtime=recovering
+        )
+    finally:
+        is_over.set()
+        striker.join()
+        recovering.close()
+    assert result.restarts > 0
+    behind = [row["behind"] for row in RunFolder(tmp_path / "run").read_metrics()]
+    assert 0 < max(behind) <= 1
 
 
 def test_of_hosts_on_errands_one_that_hangs_is_given_up(runtime):

@@ -11,8 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from commlib.experiments import cli
-from commlib.experiments.remote import packed, unpack
+from commlib.experiments import cli, remote
+from commlib.experiments.remote import Parcel, packed, unpack
+from commlib.experiments.sweep_plan import Axes, plan_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = [
@@ -122,3 +123,37 @@ def test_a_folder_arrives_whole_in_place_of_the_old_one(tmp_path):
     assert packed(tmp_path / "nothing") == b""
     unpack(b"", target)
     assert (target / "deep" / "file").read_text() == "new"
+
+
+class Answered:
+    """A task that has ended, well or not."""
+
+    def __init__(self, answer):
+        self.given = answer
+
+    def is_over(self, seconds=0.0):
+        return True
+
+    def answer(self):
+        if isinstance(self.given, Exception):
+            raise self.given
+        return self.given
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (ModuleNotFoundError("No module named 'mpe2'"), "No module named 'mpe2'"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (Parcel(0, "", b"no archive"), "is damaged"),
+        (Parcel(1, "commlib: the loss is not finite\n", b""), "the loss is not finite"),
+    ],
+    ids=["no module", "full disk", "damaged", "failed"],
+)
+def test_whatever_befalls_one_run_ends_no_other(tmp_path, monkeypatch, answer, words):
+    monkeypatch.setattr(remote, "begin_task", lambda *arguments: Answered(answer))
+    plan = plan_sweep(Axes(["guide"], ["dense"], [0]), {}, None, tmp_path)
+    (task,) = plan.trainings
+    run = remote.RemoteRun(plan, task, task.words, None)
+    assert run.poll() == 1
+    assert words in run.complaint()

@@ -94,3 +94,9 @@ def test_each_line_and_each_seed_has_weather_of_its_own():
 
     assert fates(0, 1, 7) == fates(0, 1, 7)
     assert len({tuple(fates(*key)) for key in [(0, 1, 7), (1, 0, 7), (0, 2, 7), (0, 1, 8), (0, 1, 7, 1)]}) == 5
+
+
+@pytest.mark.parametrize("text", ["loss=0.000001%", "loss=15.67891%, refresh=7", "loss=0%", "loss=0.123456789%"])
+def test_what_a_channel_is_written_as_reads_back(text):
+    channel = Channel.parse(text)
+    assert Channel.parse(str(channel)) == channel

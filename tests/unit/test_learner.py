@@ -492,6 +492,27 @@ def test_a_rollout_is_reconsidered_by_the_policy_of_now(phase, chosen):
     assert torch.equal(trust[active], ratio[active].clamp(max=1))
     assert (trust[active] < 0.99).any()
     assert (trust[~active] == 1).all()
-    behind = rollout._replace(behind=torch.ones_like(rollout.behind))
-    terms = update(team, behind, phase, LEARNING, source(1), iteration=0)
-    assert torch.isfinite(terms.total)
+
+
+def test_what_an_update_learns_from_an_older_policy_is_corrected():
+    """What hosts are given: normalised advantages by V-trace, each times its trust; of its own rollout nothing changes."""
+    team, world = guide_team(1)
+    rollout = collect(team, world, PHASE, LEARNING, source(0))
+    (replica,) = team.each("learner.replica")
+    draw = 0.1 * torch.randn(replica["weights.vector"].shape, generator=source(2))
+    team.each("learner.follow", {**replica, "weights.vector": replica["weights.vector"] + draw})
+    seen, trust = reconsidered(team, rollout, PHASE)
+    advantage, target = advantages(seen, rollout.reward - PHASE.objective.bit_price * rollout.bits, LEARNING, trust)
+    alive, active = rollout.alive, rollout.active[rollout.alive]
+    among = advantage[alive][active]
+    wanted = (advantage[alive] - among.mean()) / (among.std() + 1e-6) * trust[alive]
+    assert not torch.allclose(wanted, (advantage[alive] - among.mean()) / among.std(), atol=0.05)
+    learner = team.runtime._hosts[0].learner
+    update(team, rollout._replace(behind=torch.ones_like(rollout.behind)), PHASE, LEARNING, source(1), iteration=0)
+    samples = learner._samples
+    assert torch.allclose(samples.advantage, wanted, atol=1e-4)
+    assert torch.allclose(samples.target, target[alive], atol=1e-4)
+    assert torch.allclose(samples.log_prob, seen.log_prob[alive], atol=1e-5)
+    team.each("learner.follow", replica)
+    update(team, rollout, PHASE, LEARNING, source(1), iteration=0)
+    assert torch.equal(learner._samples.log_prob, rollout.log_prob[alive])

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from commlib.agents.learner import Phase
 from commlib.agents.rollouts import Shards, joined, make_player
-from commlib.agents.training import Learning, Rollout
+from commlib.agents.training import Learning, Rollout, collect, update
+from commlib.channel import Channel
 from commlib.config import RunConfig
 from commlib.errors import ConfigError, WorldError
 from commlib.experiments.checkpoint import read_checkpoint
@@ -19,6 +20,8 @@ from commlib.experiments.train import run_training
 from commlib.experiments.worlds import make_world
 from commlib.objective import Objective
 from commlib.records import RunFolder
+from tests.unit.test_learner import LEARNING as BIG
+from tests.unit.test_learner import PHASES, guide_team, source
 
 LEARNING = Learning(
     n_worlds=10, n_epochs=1, n_minibatches=1, gamma=0.9, gae_lambda=0.9, edges_every=0, has_learned_graph=False
@@ -47,6 +50,29 @@ def test_parts_that_were_over_sooner_wait_for_the_others():
     assert len(one.success) == len(one.behind) == 3
 
 
+def test_parts_of_a_real_batch_side_by_side_are_updated_as_they_are():
+    """With noise and a channel, of episodes of different length: what is joined is each part, and an update takes it."""
+    learning = replace(BIG, channel=Channel(0.2, refresh=3))
+    team, world = guide_team(1, n_rounds=2)
+    parts = [collect(team, world, PHASES["noisy"], learning, source(seed)) for seed in (0, 1)]
+    short = parts[1]._replace(**{name: _cut(getattr(parts[1], name), 7) for name in Rollout._fields[:-3]})
+    short = short._replace(missed=_cut(short.missed, 7))
+    one = joined([parts[0], short])
+    assert one.n_steps == parts[0].n_steps + short.n_steps
+    assert not one.alive[7:, BIG.n_worlds :].any()
+    for nth in range(2):
+        assert torch.equal(one.z[nth][:7, BIG.n_worlds :], short.z[nth])
+        assert torch.equal(one.missed[nth][:, : BIG.n_worlds], parts[0].missed[nth])
+        assert torch.equal(one.noise[nth][:7, BIG.n_worlds :], short.noise[nth])
+    terms = update(team, one, PHASES["noisy"], learning, source(1), iteration=0)
+    assert torch.isfinite(terms.total)
+
+
+def _cut(value, n_steps):
+    """The first steps of a field of a rollout."""
+    return tuple(_cut(one, n_steps) for one in value) if isinstance(value, tuple) else value[:n_steps]
+
+
 class Players:
     """Hosts that come back in any order, each with its own errands one after the other."""
 
@@ -54,10 +80,10 @@ class Players:
         self.n_hosts, self.data, self.seen = n_hosts, data, []
 
     def each(self, method, arguments):
-        assert method == "set_player"
+        assert method in ("set_player", "player.close")
 
     def begin(self, errand):
-        replica, _, _, n_worlds, seed = errand.arguments
+        replica, _, _, n_worlds, seed, _ = errand.arguments
         self.seen.append(seed)
         errand.answer = rollout(2, n_worlds, replica["version"])
 
