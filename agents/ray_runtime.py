@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -32,6 +33,7 @@ from commlib.units import Placement
 CALL_SECONDS = 120.0
 START_SECONDS = 180.0
 KEY_BYTES = 16
+KNOCK_SECONDS = 10.0
 TASK_RETRIES = 3
 INLINE_BYTES = 1 << 20
 """Answers up to this size travel with the reply; through the object store the smallest costs milliseconds more."""
@@ -478,11 +480,30 @@ def check_nodes() -> None:
             )
 
 
+def _check_somebody_is_there(address: str | None) -> None:
+    """Knock before Ray does: it would wait for minutes where nobody is.
+
+    Raises:
+        HostError: nobody listens at that host and port.
+    """
+    host, _, port = (address or "").rpartition(":")
+    if not host or "/" in host or not port.isdigit():
+        return  # none, "auto", or a scheme that Ray knows what to do with
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
+    except OSError as error:
+        raise HostError(
+            f"nobody answers at RAY_ADDRESS={address} ({error.strerror or error}); start the cluster (ray start --head), mend "
+            f"the address, or unset RAY_ADDRESS to start a Ray of your own"
+        ) from error
+
+
 def _join_or_start() -> bool:
     """Join a running cluster (`RAY_ADDRESS`), or start Ray on this machine; whether we started it."""
     if ray.is_initialized():
         return False
     address = os.environ.get("RAY_ADDRESS")
+    _check_somebody_is_there(address)
     try:
         ray.init(
             address=address or "local",

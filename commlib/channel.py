@@ -91,7 +91,8 @@ class Channel:
 def check_loss(loss: float) -> None:
     """Raises ConfigError if nothing can lose so much."""
     if not 0 <= loss <= MAX_LOSS:
-        raise ConfigError(f"a mean loss must lie in 0..{MAX_LOSS}, not {loss:g}; 0.1 loses a tenth of the frames")
+        hint = f"did you mean {loss:g}%?" if 1 <= loss <= 100 * MAX_LOSS else "0.1 loses a tenth of the frames"
+        raise ConfigError(f"a mean loss must lie in 0..{MAX_LOSS}, not {loss:g}; {hint}")
 
 
 @dataclass

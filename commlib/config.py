@@ -8,9 +8,10 @@ holds only what differs from the defaults, with the reason beside it. World reci
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -349,7 +350,7 @@ def make_config(*layers: tuple[str, Mapping[str, Any]]) -> RunConfig:
             name = ".".join(str(part) for part in first["loc"])
             reason = first["msg"].removeprefix("Value error, ")
             if first["type"] == "literal_error":
-                choices = get_args(RunConfig.model_fields[str(first["loc"][0])].annotation)
+                choices = re.findall(r"'([^']*)'", first["ctx"]["expected"])
                 near = difflib.get_close_matches(str(first["input"]), choices, n=1, cutoff=0.75)
                 reason = f"there are {', '.join(choices)}" + (f"; did you mean {near[0]!r}?" if near else "")
             value = f"{name} = {first['input']!r:.60}: " if name else ""

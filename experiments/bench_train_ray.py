@@ -4,8 +4,8 @@ World: mpe2's simple_spread (three agents, 25 steps, stepped by Python one copy 
 ways train the same team from the same start, in turn, lap by lap, each lap with a seed of its own; a lap is whole
 iterations, rollout and update, with nothing under way before it and what is still under way after it not counted. In the
 ways with a slow host, one of the two is stopped (SIGSTOP) half of the time, 100 ms out of 200. Who waits for it
-(synchronous) hands the next part of a batch to whoever is free; who does not (asynchronous, staleness 1) learns from what is
-there, and corrects for its age.
+(synchronous) hands the next part of a batch to whoever is free, in four parts or in eight, and counts with what serves it
+better; who does not (asynchronous, staleness 1) learns from what is there, and corrects for its age.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from commlib.agents.recovery import Recovering
 from commlib.agents.rollouts import Shards
 from commlib.experiments.bench import Laps, Measured, Row, Say, Target, table
 from commlib.experiments.compose import complete, resolve, world_of
+from commlib.experiments.evaluate import random_return
 from commlib.experiments.progress import Quiet
 from commlib.experiments.train import Training, make_folder, stages_of
 from commlib.records import RunFolder
@@ -46,16 +47,21 @@ class Way(NamedTuple):
 
     n_hosts: int
     staleness: int
-    has_slow_host: bool
+    n_shards: int = 4
+    has_slow_host: bool = False
 
 
 WAYS = {
-    "1 host": Way(1, 0, has_slow_host=False),
-    "2 hosts": Way(2, 0, has_slow_host=False),
-    "2 hosts, asynchronous": Way(2, 1, has_slow_host=False),
-    "2 hosts, one slow": Way(2, 0, has_slow_host=True),
-    "2 hosts, one slow, asynchronous": Way(2, 1, has_slow_host=True),
+    "1 host": Way(1, 0),
+    "2 hosts": Way(2, 0),
+    "2 hosts, asynchronous": Way(2, 1),
+    "one slow, 4 parts": Way(2, 0, has_slow_host=True),
+    "one slow, 8 parts": Way(2, 0, 8, has_slow_host=True),
+    "one slow, 8 parts, asynchronous": Way(2, 1, 8, has_slow_host=True),
+    "one slow, 4 parts, two updates late": Way(2, 2, has_slow_host=True),
 }
+WAITING, NOT_WAITING = ("one slow, 4 parts", "one slow, 8 parts"), "one slow, 8 parts, asynchronous"
+"""Who waits may choose the better of two grains."""
 
 
 class Slowed:
@@ -108,7 +114,7 @@ def _lap(way: Way, hosts: Any, seed: int, n_iterations: int, *, quick: bool) -> 
     """The beginning of a training."""
     settings: dict[str, Any] = {
         "steps": STEPS, "seed": seed, "runtime": "ray", "hosts": way.n_hosts,
-        "learning": {"n_worlds": 8 if quick else N_WORLDS, "staleness": way.staleness},
+        "learning": {"n_worlds": 8 if quick else N_WORLDS, "staleness": way.staleness, "shards": way.n_shards},
     }  # fmt: skip
     made = resolve(WORLD, None, None, settings)
     world = world_of(made)
@@ -131,6 +137,7 @@ def _lap(way: Way, hosts: Any, seed: int, n_iterations: int, *, quick: bool) -> 
         else:
             seconds = learn()
         training.rollouts.close()
+        at_random = random_return(world, config)
         metrics = folder.read_metrics()
     assert isinstance(training.rollouts, Shards)
     return {
@@ -139,6 +146,7 @@ def _lap(way: Way, hosts: Any, seed: int, n_iterations: int, *, quick: bool) -> 
         "steps_per_second": training.steps / seconds,
         "return": statistics.fmean(row["return"] for row in metrics[-max(1, n_iterations // 4) :]),
         "behind": statistics.fmean(row.get("behind", 0.0) for row in metrics),
+        "return_at_random": at_random.mean,
         "parts": training.rollouts.n_begun,
         "discarded": training.rollouts.n_discarded,
     }
@@ -146,16 +154,17 @@ def _lap(way: Way, hosts: Any, seed: int, n_iterations: int, *, quick: bool) -> 
 
 def _summary(rows: Sequence[Row]) -> Row:
     per_step = {name: Laps(tuple(1 / row["steps_per_second"] for row in _laps(rows, name))) for name in WAYS}
-    late, slow = "2 hosts, one slow, asynchronous", "2 hosts, one slow"
+    waiting = min(WAITING, key=lambda name: per_step[name].median)
+    late = _laps(rows, NOT_WAITING)
     return {
         "second_host": per_step["2 hosts"].speedup(per_step["1 host"]),
         "second_host_asynchronous": per_step["2 hosts, asynchronous"].speedup(per_step["1 host"]),
-        "not_waiting": per_step[late].speedup(per_step[slow]),
-        "behind": statistics.fmean(row["behind"] for row in _laps(rows, late)),
-        "discarded_share": sum(row["discarded"] for row in _laps(rows, late))
-        / max(1, sum(row["parts"] for row in _laps(rows, late))),
-        "return_synchronous": statistics.fmean(row["return"] for row in _laps(rows, slow)),
-        "return_asynchronous": statistics.fmean(row["return"] for row in _laps(rows, late)),
+        "not_waiting": per_step[NOT_WAITING].speedup(per_step[waiting]),
+        "behind": statistics.fmean(row["behind"] for row in late),
+        "discarded_share": sum(row["discarded"] for row in late) / sum(row["parts"] for row in late),
+        "return_synchronous": statistics.fmean(row["return"] for row in _laps(rows, waiting)),
+        "return_asynchronous": statistics.fmean(row["return"] for row in late),
+        "return_at_random": statistics.fmean(row["return_at_random"] for row in rows),
     }
 
 

@@ -11,7 +11,7 @@ import difflib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from itertools import pairwise
 from pathlib import Path
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 GOOD, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 MOST_NAMES = 8
 _AFTER_INTERRUPT = {
-    "train": "a run that has a checkpoint continues with commlib train --resume --out RUN",
+    "train": "a run that has a checkpoint continues with commlib train --resume --out RUN; without one, repeat the command",
     "evaluate": "nothing of this evaluation was kept, so repeat the command",
     "demo": "the same command begins anew",
 }
@@ -173,7 +173,8 @@ def _own_and_given(
         _help_with_settings(parser, is_trained=is_trained)
     own, settings = _divided(parser, argv)
     known, unknown = parser.parse_known_args(own)
-    return known, _given(settings + unknown, parser.prog)
+    own_flags = [flag for action in parser._actions for flag in action.option_strings]
+    return known, _given(settings + unknown, parser.prog, own_flags)
 
 
 def _divided(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[list[str], list[str]]:
@@ -216,7 +217,7 @@ def _help_with_settings(parser: argparse.ArgumentParser, *, is_trained: bool) ->
     raise SystemExit(GOOD)
 
 
-def _given(words: list[str], prog: str) -> dict[str, Any]:
+def _given(words: list[str], prog: str, own_flags: Sequence[str] = ()) -> dict[str, Any]:
     """The settings in ``--name value``, ``--name=value``, ``--flag`` and ``--no-flag``; nested names have dots."""
     names = _setting_names(RunConfig)
     flags = {"--" + name.replace("_", "-"): name for name in names}
@@ -227,7 +228,7 @@ def _given(words: list[str], prog: str) -> dict[str, Any]:
         flag = word.replace("_", "-")
         off = "--" + flag.removeprefix("--no-") if flag.startswith("--no-") else ""
         if flag not in flags and names.get(flags.get(off, "")) is not bool:
-            near = difflib.get_close_matches(flag, flags, n=1)
+            near = difflib.get_close_matches(flag, [*own_flags, *flags], n=1)
             what = f"unknown flag {word}" if word.startswith("-") else f"unexpected {word!r}"
             raise Usage(what + (f"; did you mean {near[0]}?" if near else f"; see `{prog} --help`"))
         name = flags.get(flag) or flags[off]
@@ -418,7 +419,7 @@ def _sweep(argv: list[str]) -> int:
     if known.cluster and given.get("runtime", "local") != "local":
         raise Usage("with --cluster each run is one task, with its hosts in its process; leave --runtime out")
     from commlib.experiments.children import Commlib, interrupted_by_signals, locked
-    from commlib.experiments.sweep import Standing, run_sweep
+    from commlib.experiments.sweep import Standing, is_finished, run_sweep
     from commlib.experiments.sweep_plan import Axes, check_folders, plan_sweep, seeds_in, words_in
     from commlib.experiments.sweep_table import make_board, sweep_json, sweep_table
 
@@ -435,7 +436,10 @@ def _sweep(argv: list[str]) -> int:
     with locked(known.out) as lock, interrupted_by_signals(), ExitStack() as stack:
         board = make_board(is_quiet=known.quiet)
         n_cores, start = _cores(), cast("Start", lambda task, words: Commlib(words, task.log, lock))
-        if known.cluster:
+        n_there = sum(map(is_finished, plan.tasks))
+        if n_there and not known.quiet:
+            sys.stderr.write(f"{n_there} of {len(plan.tasks)} runs are there already\n")
+        if known.cluster and n_there < len(plan.tasks):
             from commlib.agents.ray_runtime import OnRay
             from commlib.experiments.remote import RemoteRun
 

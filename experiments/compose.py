@@ -93,7 +93,7 @@ def complete(config: RunConfig, spec: WorldSpec, *, has_name: bool = True) -> Ru
     spread = config.spread or ("worlds" if is_shared_out else "agents")
     if config.learning.staleness and spread == "agents":
         raise ConfigError(
-            "learning.staleness is for hosts that share out worlds; take --spread worlds, or leave it out"
+            "learning.staleness is for hosts that share out worlds; add --spread worlds, or leave --learning.staleness out"
         )
 
     def episodes_in(share: int) -> int:
@@ -136,6 +136,19 @@ def check_budget_is_there(config: RunConfig) -> None:
         raise ConfigError(
             "show_budget has nothing to show, since there is no budget; give one, such as --budget '1 kbit/episode', or "
             "leave --show-budget out"
+        )
+
+
+def check_channel_is_crossed(config: RunConfig, n_agents: int) -> None:
+    """Refuse a channel that no frame would pass through.
+
+    Raises:
+        ConfigError: all agents are on one host.
+    """
+    if config.channel is not None and n_hosts(config, n_agents) == 1:
+        raise ConfigError(
+            "nothing passes through the channel, since all agents are on one host; give each its own (--hosts), or, to learn "
+            "over a channel, take --learning.channel"
         )
 
 
@@ -186,6 +199,7 @@ def open_runtime(config: RunConfig, hosts: int, say: Callable[[str], None] = lam
     """The configured runtime, started; close it when done. On Ray `say` is told when a host died and came back."""
     if config.runtime == "local":
         return LocalRuntime(hosts)
+    say(f"{'hosts':>10}  starting {hosts} on Ray")
     from commlib.agents.ray_runtime import RayRuntime  # ray is loaded only where it is used
 
     settings = config.ray

@@ -44,6 +44,7 @@ from commlib.experiments.calibrate import Knowledge, calibrate
 from commlib.experiments.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from commlib.experiments.compose import (
     check_budget_is_there,
+    check_channel_is_crossed,
     codecs_of,
     complete,
     n_hosts,
@@ -500,6 +501,7 @@ def check_names(config: RunConfig, world: WorldSpec) -> None:
     """Refuse what cannot be built before anything is written."""
     n_hosts(config, world.n_agents)
     check_budget_is_there(config)
+    check_channel_is_crossed(config, world.n_agents)
     for codec in codecs_of(config):
         check_storable(codec.freeze())
     make_topology(config.topology, world.n_agents, config.density, config.graph_seed)

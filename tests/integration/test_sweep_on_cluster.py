@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -157,3 +158,13 @@ def test_whatever_befalls_one_run_ends_no_other(tmp_path, monkeypatch, answer, w
     run = remote.RemoteRun(plan, task, task.words, None)
     assert run.poll() == 1
     assert words in run.complaint()
+
+
+def test_where_nobody_answers_is_told_at_once(sweep, tmp_path, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    code, _, err = sweep("there", "--cluster")
+    assert code == 1
+    assert f"nobody answers at RAY_ADDRESS=127.0.0.1:{port}" in err

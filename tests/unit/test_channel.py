@@ -100,3 +100,8 @@ def test_each_line_and_each_seed_has_weather_of_its_own():
 def test_what_a_channel_is_written_as_reads_back(text):
     channel = Channel.parse(text)
     assert Channel.parse(str(channel)) == channel
+
+
+def test_a_share_of_a_hundred_without_its_sign_is_guessed():
+    with pytest.raises(ConfigError, match=r"not 8.2; did you mean 8.2%\?"):
+        Channel.parse("loss=8.2")

@@ -123,3 +123,9 @@ def test_what_a_topology_brings_goes_with_it():
     assert (config.router, config.charging) == ("none", "broadcast")
     kept = make_config(("file", {"topology": "dynamic"}), ("command line", {"seed": 3}))
     assert (kept.router, kept.charging) == ("learned", "link")
+
+
+@pytest.mark.parametrize(("value", "near"), [("world", "worlds"), ("agent", "agents")])
+def test_a_slip_in_a_choice_that_may_be_left_open_is_told(value, near):
+    with pytest.raises(ConfigError, match=rf"spread = '{value}': there are agents, worlds; did you mean '{near}'\?"):
+        make_config(("here", {"spread": value}))

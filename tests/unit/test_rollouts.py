@@ -226,3 +226,10 @@ def test_a_world_without_a_name_cannot_be_shared_out():
     late = resolve("guide", None, None, {"learning": {"staleness": 2}})
     with pytest.raises(ConfigError, match="staleness is for hosts"):
         complete(late, make_world("guide").spec)
+
+
+def test_a_channel_that_nothing_passes_is_told_before_anything_is_trained(tmp_path, tiny_settings):
+    config = resolve("guide", None, None, {**tiny_settings, "channel": "loss=8.2%"})
+    with pytest.raises(ConfigError, match=r"nothing passes through the channel.*--learning.channel"):
+        run_training(config, tmp_path / "run", display=Quiet())
+    assert not (tmp_path / "run").exists()
