@@ -17,7 +17,7 @@ import commlib
 from commlib.agents.host import HostProcess
 from commlib.agents.ray_runtime import RayRuntime
 from commlib.agents.recovery import Recovering
-from commlib.agents.runtime import Errand
+from commlib.agents.runtime import Errand, LocalRuntime
 from commlib.audit import audit
 from commlib.errors import AgentError, FrameError, HostError, HostLost
 from commlib.experiments.books import audit_run
@@ -106,6 +106,26 @@ def test_a_run_trained_here_is_evaluated_there(runs, runtime, settings, tmp_path
     config = complete(resolve("guide", None, None, {**settings, "runtime": "ray"}), world.spec)
     result = evaluate_run_on(runtime, folder / "local", config, tmp_path / "again", Quiet())
     assert result.journal_digest == local.journal_digest
+
+
+def test_one_two_and_four_hosts_write_the_books_of_as_many_in_one_process(runtime, tiny_settings, tmp_path):
+    """A frame goes between two hosts, so other numbers of hosts have other books; what agents say and do is the same."""
+    settings = {**tiny_settings, "steps": 640, "message_width": 2}
+    trained = run_training(resolve("guide_8", None, None, settings), tmp_path / "run", display=Quiet())
+    plays = {}
+    for n_hosts in (1, 2, 4):
+        actors = Recovering(RayRuntime(n_hosts), max_restarts=0)
+        for name, hosts in (("local", LocalRuntime(n_hosts)), ("ray", actors)):
+            config = resolve("guide_8", None, None, {**settings, "runtime": name, "hosts": n_hosts})
+            out = tmp_path / f"{name}-{n_hosts}"
+            plays[name, n_hosts] = evaluate_run_on(hosts, tmp_path / "run", config, out, Quiet())
+        actors.close()
+        assert plays["ray", n_hosts].journal_digest == plays["local", n_hosts].journal_digest
+        assert figures(plays["ray", n_hosts]) == figures(plays["local", n_hosts])
+        assert plays["ray", n_hosts].success == trained.success
+        assert plays["ray", n_hosts].return_ == trained.return_
+    assert plays["local", 1].journal_digest == trained.journal_digest
+    assert len({play.journal_digest for play in plays.values()}) == 3
 
 
 SEVERAL_BUDGETS = {
