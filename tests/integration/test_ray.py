@@ -376,7 +376,7 @@ def test_nobody_waits_and_a_host_may_die(runtime, tiny_settings, tmp_path):
         "hosts": 2,
         "steps": 6000,
         "runtime": "ray",
-        "learning": {"staleness": 1},
+        "learning": {"staleness": 1, "n_worlds": 32},
     }
     mortal, is_over = RayRuntime(2), threading.Event()
 
