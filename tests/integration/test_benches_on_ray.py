@@ -41,7 +41,7 @@ def test_a_town_that_grows_over_ray():
 def test_training_on_one_host_and_on_two():
     outcome = run_bench("train-ray", 3, "commlib bench train --runtime ray", silent, quick=True)
     rows = {row["way"]: row for row in outcome.record["rows"]}
-    assert rows["1 host"]["return"] == rows["2 hosts"]["return"] == rows["2 hosts, one slow"]["return"], (
+    assert rows["1 host"]["return"] == rows["2 hosts"]["return"] == rows["one slow, 4 parts"]["return"], (
         "the same batch"
     )
     assert rows["2 hosts"]["behind"] == 0 < rows["2 hosts, asynchronous"]["behind"]
