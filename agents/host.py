@@ -30,7 +30,7 @@ class AgentHost:
         self._learner: Learner | None = None
         self._desk: Desk | None = None
         self._player: Player | None = None
-        self._n_refused = 0
+        self.n_refused = 0
 
     @property
     def learner(self) -> Learner:
@@ -70,12 +70,12 @@ class AgentHost:
         try:
             return attrgetter(path)(self)(*arguments)
         except FrameError:
-            self._n_refused += 1
+            self.n_refused += 1
             raise
 
     def refused(self) -> int:
-        """How many calls were refused for a frame that is not for us."""
-        return self._n_refused
+        """How many calls were refused: for a frame that is not for us or, from afar, for want of the key."""
+        return self.n_refused
 
 
 class HostProcess:
@@ -87,24 +87,22 @@ class HostProcess:
     """
 
     def __init__(self, host: int, key: bytes) -> None:
-        self._host, self._key, self._n_strangers = AgentHost(host), key, 0
+        self._host, self._key = AgentHost(host), key
 
     def ping(self) -> int:
         """Its process, once that is up."""
         return os.getpid()
 
     def call_packed(self, key: bytes, path: str, arguments: Any) -> Any:  # noqa: ANN401
-        """`AgentHost.call` with tensors packed as arrays both ways; `refused` counts those without the key, too.
+        """`AgentHost.call` with tensors packed as arrays both ways.
 
         Raises:
             HostError: this is not the key.
         """
         if not (isinstance(key, bytes) and compare_digest(key, self._key)):
-            self._n_strangers += 1
+            self._host.n_refused += 1
             raise HostError(
                 f"host {self._host.host} was called without the key of its run, or with that of a host that it replaces; "
                 f"refused"
             )
-        if path == "refused":
-            return self._host.refused() + self._n_strangers
         return to_arrays(self._host.call(path, *to_tensors(arguments)))

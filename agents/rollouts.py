@@ -147,6 +147,7 @@ class Shards:
     def gather(self, phase: Phase, progress: float, *, is_record: bool = False) -> Rollout:
         """Play what is missing of a batch; without staleness, all of it by the learner as it is now."""
         kind, n_shards = _Kind(_lasting(phase), is_record), len(self._sizes)
+        n_ahead = 0 if is_record else n_shards * self._staleness
         replica: dict[str, Tensor] = self._team.each("learner.replica")[0]
 
         def keep_busy(n_most: int) -> None:
@@ -155,12 +156,12 @@ class Shards:
 
         self._drop_old(kind)
         while len(self._back) < n_shards:
-            keep_busy(n_shards * (self._staleness + 1))
+            keep_busy(n_shards + n_ahead)
             self._take_back()
             self._drop_old(kind)
         self._back.sort(key=lambda shard: shard.number)
         batch, self._back = self._back[:n_shards], self._back[n_shards:]
-        keep_busy(n_shards * self._staleness)
+        keep_busy(n_ahead)
         parts = [
             shard.errand.answer._replace(
                 behind=torch.full_like(shard.errand.answer.behind, self._version - shard.version)

@@ -24,6 +24,11 @@ from commlib.records import write_whole
 from commlib.units import Placement
 
 
+def _channel(text: str | None) -> str | None:
+    """The channel as it is always written; raises ConfigError where there is none in it."""
+    return None if text is None else str(Channel.parse(text))
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,10 +66,7 @@ class LearningConfig(_Frozen):
         "can be repeated",
     )
 
-    @field_validator("channel")
-    @classmethod
-    def _is_a_channel(cls, text: str | None) -> str | None:
-        return None if text is None else str(Channel.parse(text))
+    _is_a_channel = field_validator("channel")(_channel)
 
 
 class StagesConfig(_Frozen):
@@ -214,10 +216,7 @@ class RunConfig(_Frozen):
             Network.parse(text)
         return text
 
-    @field_validator("channel")
-    @classmethod
-    def _is_a_channel(cls, text: str | None) -> str | None:
-        return None if text is None else str(Channel.parse(text))
+    _is_a_channel = field_validator("channel")(_channel)
 
     @field_validator("priority")
     @classmethod

@@ -789,6 +789,8 @@ def _bench(argv: list[str]) -> int:
     if known.runtime == "ray" and known.name not in ("scale", "ray", "train"):
         raise ConfigError(f"the bench {known.name!r} has no --runtime to choose; leave it out")
     name = "chaos" if known.chaos else known.name
+    if (known.name, known.runtime) == ("train", "local"):
+        raise ConfigError("the bench 'train' is about hosts; write commlib bench train --runtime ray")
     name = f"{name}-ray" if known.runtime == "ray" and name != "ray" else name
     bench.find(name)
     from commlib.experiments.evaluate import command_line

@@ -118,7 +118,7 @@ class RemoteRun:
 
     def __init__(self, plan: SweepPlan, task: Task, words: Sequence[str], file: Path | None) -> None:
         self._task, self._complaint = task, ""
-        self._parcel: Parcel | None = None
+        self._code: int | None = None
         begun = {task.name: packed(task.folder.path)} if "--resume" in words else {}
         team = {task.trained: packed(plan.out / task.trained)} if task.trained else {}
         settings = file.read_bytes() if file is not None and not task.trained else None
@@ -127,21 +127,23 @@ class RemoteRun:
 
     def poll(self) -> int | None:
         """Its exit code; None while it runs. Its folder is here as soon as there is a code."""
-        if self._complaint:
+        if self._code is None and self._pending.is_over():
+            self._code = self._landed()
+        return self._code
+
+    def _landed(self) -> int:
+        """The exit code of the task that has ended; what came of it is put in its place."""
+        try:
+            parcel: Parcel = self._pending.answer()
+            unpack(parcel.folder, self._task.folder.path)
+        except Exception as error:
+            self._complaint = str(error) if isinstance(error, CommlibError) else f"{type(error).__name__}: {error}"
             return 1
-        if self._parcel is None and self._pending.is_over():
-            try:
-                parcel: Parcel = self._pending.answer()
-                unpack(parcel.folder, self._task.folder.path)
-            except Exception as error:
-                self._complaint = str(error) if isinstance(error, CommlibError) else f"{type(error).__name__}: {error}"
-                return 1
-            self._parcel = parcel
-            if parcel.code:
-                self._complaint = sentence(parcel.code, parcel.log)
-                with contextlib.suppress(OSError):
-                    self._task.log.write_text(parcel.log, encoding="utf-8")
-        return None if self._parcel is None else self._parcel.code
+        if parcel.code:
+            self._complaint = sentence(parcel.code, parcel.log)
+            with contextlib.suppress(OSError):
+                self._task.log.write_text(parcel.log, encoding="utf-8")
+        return parcel.code
 
     def stop(self) -> None:
         """Ask it to end."""

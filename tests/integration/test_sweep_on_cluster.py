@@ -15,13 +15,9 @@ import pytest
 from commlib.experiments import cli, remote
 from commlib.experiments.remote import Parcel, packed, unpack
 from commlib.experiments.sweep_plan import Axes, plan_sweep
+from tests.integration.test_sweep_command import SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
-SETTINGS = [
-    "--seeds", "2", "--steps", "3200", "--episodes", "8", "--learning.n-worlds", "16", "--learning.hidden", "16",
-    "--codebook-size", "8", "--stages.calibrate-worlds", "8", "--stages.calibrate-rounds", "1", "--stages.rungs", "2",
-    "--budgets", "none,8 bit/step",
-]  # fmt: skip
 OF_THE_PLACE = {"seconds", "throughput", "run", "command"}
 
 
