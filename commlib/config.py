@@ -315,6 +315,15 @@ class RunConfig(_Frozen):
         return self
 
     @model_validator(mode="after")
+    def _none_says_nothing(self) -> RunConfig:
+        if self.method == "none" and self.topology != "none":
+            raise ValueError(
+                f"method none is a team without messages, and with topology {self.topology} it would have some; leave the "
+                f"topology out, or take another method"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _gates_need_a_price(self) -> RunConfig:
         if self.gate in ("talk", "sampled", "listen") and self.stages.priced == 0:
             raise ValueError(

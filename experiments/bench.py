@@ -36,6 +36,10 @@ BENCHES: Final = {
     ),
     "collapse": ("commlib.experiments.bench_collapse", "codes in use when codebook, sender and receiver learn at once"),
     "shannon": ("commlib.experiments.bench_shannon", "distance from entropy and from the rate-distortion function"),
+    "search": (
+        "commlib.experiments.bench_search",
+        "how few steps Predator-Prey takes a team that shares all it sees",
+    ),
     "tiers": (
         "commlib.experiments.bench_tiers",
         "a router that chooses how finely to tell each message, against telling all alike",

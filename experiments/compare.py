@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from commlib.errors import ConfigError
-from commlib.experiments.curves import BdRate, Point, bd_rate_over_runs
+from commlib.experiments.curves import BdRate, Point, bd_rate_over_runs, frontier
 from commlib.experiments.intervals import ENOUGH_SEEDS, OverSeeds, over_seeds
 from commlib.experiments.sides import ALIKE, Found, Side, told_apart
 from commlib.experiments.strata import Figure, iqm_over_tasks, probability_of_improvement, ratio_of_iqms
@@ -123,7 +123,7 @@ def _row(world: str, a: list[Found], b: list[Found], silent: list[Found]) -> Wor
     score = _score_of([*a, *b])
     ours, theirs = _side(a, score), _side(b, score)
     floor = over_seeds(_scores(silent, score)).iqm
-    curves, rivals = _frontiers(a, score), _frontiers(b, score)
+    curves, rivals = ([frontier(run.result, score) for run in side] for side in (a, b))
     least = -np.inf if floor is None else floor
     bd_rate = bd_rate_over_runs(curves, rivals, least=least, generator=_dice())
     return WorldRow(
@@ -183,15 +183,6 @@ def _side(runs: list[Found], score: str) -> SideFigures:
         over_seeds([_wire_per_step(result) for result in results]),
         over_seeds([_wire_per_episode(result) for result in results]),
     )
-
-
-def _frontiers(runs: list[Found], score: str) -> list[list[Point]]:
-    """Of each run bits per agent and step, estimated, and the score, at every price of its calibration."""
-    points = [
-        [(p.bits_per_agent_step, p.success if score == "success" else p.return_) for p in r.result.frontier]
-        for r in runs
-    ]
-    return [[Point(bits, value) for bits, value in curve if value is not None] for curve in points]
 
 
 def _why_no_bd_rate(curves: list[list[Point]], rivals: list[list[Point]], score: str) -> str:

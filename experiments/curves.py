@@ -16,7 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from commlib.errors import ConfigError
-from commlib.experiments.strata import N_RESAMPLES, interval, means_of_pairs
+from commlib.experiments.intervals import middle
+from commlib.experiments.strata import N_RESAMPLES, means_of_pairs
+from commlib.records import Result
 
 
 class Point(NamedTuple):
@@ -24,6 +26,19 @@ class Point(NamedTuple):
 
     bits: float
     score: float
+
+
+def frontier(result: Result, score: str) -> list[Point]:
+    """A run's score at every price that its encoder was asked, at bits per agent and step, estimates.
+
+    Args:
+        result: of the run.
+        score: `success` or `return`; prices at which no episode had one are left out.
+    """
+    asked = [
+        (rung.bits_per_agent_step, rung.success if score == "success" else rung.return_) for rung in result.frontier
+    ]
+    return [Point(bits, value) for bits, value in asked if value is not None]
 
 
 def pareto_front(points: Iterable[Point]) -> list[Point]:
@@ -179,7 +194,7 @@ def bd_rate_over_runs(
     ci95 = None
     if min(table_nm.shape) > 1:
         drawn = means_of_pairs(table_nm, n_resamples, generator)
-        low, high = interval(drawn[np.isfinite(drawn)])
+        low, high = middle(drawn[np.isfinite(drawn)])
         ci95 = _relative(low), _relative(high)
     scores = min(low for low, _ in ends), max(high for _, high in ends)
     return BdRate(_relative(float(np.nanmean(table_nm))), ci95, len(ends), scores)

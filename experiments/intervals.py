@@ -76,8 +76,17 @@ def bootstrap_ci(
         statistic(values_n[generator.integers(n, size=(min(per_chunk, n_resamples - start), n))])
         for start in range(0, n_resamples, per_chunk)
     ]
+    return middle(np.concatenate(drawn), confidence)
+
+
+def middle(drawn: Floats, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """The ends of the middle 95 % of what was drawn, or of another share.
+
+    >>> middle(np.arange(101.0), 0.5)
+    (25.0, 75.0)
+    """
     tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(drawn), [tail, 1 - tail])
+    low, high = np.quantile(drawn, [tail, 1 - tail])
     return float(low), float(high)
 
 

@@ -8,6 +8,7 @@ comparison: nothing is measured here.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
@@ -82,6 +83,20 @@ def read_side(asked: str) -> Side:
     for world, runs in worlds.items():
         _check_alike(asked, world, runs)
     return Side(asked, worlds, tuple(unread))
+
+
+def read_results(asked: str, paths: Sequence[Path]) -> list[Found]:
+    """The results in files, of one world and side; `asked` is what errors call them.
+
+    Raises:
+        ConfigError: a file holds no result, or the runs differ in their world or in more than their seed.
+        RunError: a file cannot be read.
+    """
+    runs = [Found(path, _result_of(path)) for path in paths]
+    if len(worlds := {run.result.world for run in runs}) > 1:
+        raise ConfigError(f"{asked} holds runs of {', '.join(sorted(worlds))}; narrow it to one of them")
+    _check_alike(asked, runs[0].result.world, runs)
+    return runs
 
 
 def _matches(asked: str) -> list[Path]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commlib.errors import ConfigError
-from commlib.experiments.intervals import CONFIDENCE, Floats, finite, iqm
+from commlib.experiments.intervals import Floats, finite, iqm, middle
 
 Tasks: TypeAlias = "Sequence[Sequence[float] | Floats] | Floats"
 """Of each task the scores of its runs."""
@@ -48,7 +48,7 @@ def iqm_over_tasks(tasks: Tasks, *, n_resamples: int = N_RESAMPLES, generator: n
     """
     values = _tasks(tasks)
     drawn = np.concatenate(_drawn_again(values, n_resamples, generator), axis=-1)
-    return Figure(float(iqm(np.concatenate(values))), interval(iqm(drawn)) if _has_spread(values) else None)
+    return Figure(float(iqm(np.concatenate(values))), middle(iqm(drawn)) if _has_spread(values) else None)
 
 
 def probability_of_improvement(
@@ -75,7 +75,7 @@ def probability_of_improvement(
     if not (_has_spread(ours) and _has_spread(theirs)):
         return Figure(value, None)
     drawn = [means_of_pairs(table, n_resamples, generator) for table in won]
-    return Figure(value, interval(np.mean(drawn, axis=0)))
+    return Figure(value, middle(np.mean(drawn, axis=0)))
 
 
 class Profile(NamedTuple):
@@ -110,7 +110,7 @@ def performance_profile(
     if not _has_spread(values):
         return Profile(grid, shares, None, None)
     drawn = _drawn_again(values, n_resamples, generator)
-    ends = [interval(np.mean([(scores > tau).mean(axis=-1) for scores in drawn], axis=0)) for tau in grid]
+    ends = [middle(np.mean([(scores > tau).mean(axis=-1) for scores in drawn], axis=0)) for tau in grid]
     return Profile(grid, shares, [low for low, _ in ends], [high for _, high in ends])
 
 
@@ -137,7 +137,7 @@ def ratio_of_iqms(
         return None
     tops, bottoms = (iqm(values) for values in _drawn_again(sides, n_resamples, generator))
     has_interval = _has_spread(sides) and bool((bottoms != 0).all())
-    return Figure(above / below, interval(tops / bottoms) if has_interval else None)
+    return Figure(above / below, middle(tops / bottoms) if has_interval else None)
 
 
 def _tasks(tasks: Tasks) -> list[Floats]:
@@ -171,10 +171,3 @@ def means_of_pairs(table_nm: Floats, n_resamples: int, generator: np.random.Gene
     n_pairs: Floats = ((rows @ is_there.astype(np.float64)) * columns).sum(axis=-1)
     means: Floats = np.divide(sums, n_pairs, out=np.full(n_resamples, np.nan), where=n_pairs > 0)
     return means
-
-
-def interval(drawn: Floats) -> tuple[float, float]:
-    """The middle 95 % of what was drawn."""
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return float(low), float(high)

@@ -14,6 +14,9 @@ stands between the marks is replaced; the words around them stay.
 its own figures and its frontier, bits being estimates per agent and step, since a frontier has no others. All patterns of a
 block share the axis of bits, from the fewest of any run in the block to the most, and that of success, from what the runs of
 the method `none` come to (which must be among them) to 1; in a world without success that of the return, to the best there is.
+
+`rates:` puts the runs of each pattern beside themselves if they always spoke, and `rivals:` those of the first pattern beside
+those of each other one (`commlib.experiments.claims`).
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from commlib.errors import ConfigError
-from commlib.experiments.curves import Point, anytime_area, squared_reward_per_bit
+from commlib.experiments.claims import RATE_HEAD, RIVALS_HEAD, rate_rows, rival_rows
+from commlib.experiments.curves import Point, anytime_area, frontier, squared_reward_per_bit
 from commlib.experiments.intervals import OverSeeds, over_seeds
 from commlib.records import Estimate, Result
 
@@ -41,7 +45,9 @@ AREAS_HEAD = (
     "| runs | n | normalised area (95 %) | times the best other one's | success^2 per wire bit (95 %) |\n"
     "|---|---|---|---|---|"
 )
-_PLACE = re.compile(r"(<!-- (?P<kind>table|seeds|areas): (?P<files>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+_PLACE = re.compile(
+    r"(<!-- (?P<kind>table|seeds|areas|rates|rivals): (?P<files>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL
+)
 
 
 def row(path: Path) -> str:
@@ -150,14 +156,8 @@ def _result(path: Path) -> Result:
 
 def _curve(run: Result) -> list[Point]:
     """What a run comes to at its bits, estimates, and then at every price that its encoder was asked."""
-    bits = run.bits.per_agent_step.estimate
-    if run.success.mean is None:
-        return [
-            Point(bits, run.return_.mean or 0.0),
-            *(Point(rung.bits_per_agent_step, rung.return_) for rung in run.frontier),
-        ]
-    rungs = [Point(rung.bits_per_agent_step, rung.success) for rung in run.frontier if rung.success is not None]
-    return [Point(bits, run.success.mean), *rungs]
+    score, at = ("return", run.return_.mean or 0.0) if run.success.mean is None else ("success", run.success.mean)
+    return [Point(run.bits.per_agent_step.estimate, at), *frontier(run, score)]
 
 
 def _squared(run: Result) -> float | None:
@@ -204,6 +204,10 @@ def filled(page: str, results: Path) -> str:
                 raise ConfigError(f"no file {pattern}.json in {results}; run experiments/reproduce.sh first")
         if match["kind"] == "areas":
             head, rows = AREAS_HEAD, areas_rows(groups)
+        elif match["kind"] == "rates":
+            head, rows = RATE_HEAD, rate_rows(groups)
+        elif match["kind"] == "rivals":
+            head, rows = RIVALS_HEAD, rival_rows(groups)
         elif match["kind"] == "seeds":
             head, rows = SEEDS_HEAD, [seeds_row(pattern, found) for pattern, found in groups.items()]
         else:

@@ -135,6 +135,11 @@ def predator_prey_easy(n_agents: int = EASY) -> PredatorPrey:
     return PredatorPrey(name=name, size=5, n_predators=n_agents, vision=0, n_steps=20, n_usual=EASY)
 
 
+def predator_prey_easy_vision_1() -> PredatorPrey:
+    """Build CommFormer's setting (arXiv:2405.08550, its predator-prey script): as easy, with a view of 3x3."""
+    return PredatorPrey(name="predator_prey_easy_vision_1_v1", size=5, n_predators=EASY, vision=1, n_steps=20)
+
+
 def predator_prey_medium(n_agents: int = MEDIUM) -> PredatorPrey:
     """Build IC3Net's medium setting: 5 predators (or another number), 10x10, vision 1, 40 steps."""
     name = "predator_prey_medium_v1" if n_agents == MEDIUM else f"predator_prey_medium_{n_agents}_v1"

@@ -20,7 +20,12 @@ from commlib.errors import ConfigError, WorldError
 from commlib.experiments.world_digits import Digits
 from commlib.experiments.world_guide import Guide, guide_8, guide_recall, guide_relay
 from commlib.experiments.world_levers import Levers
-from commlib.experiments.world_predator_prey import predator_prey_easy, predator_prey_hard, predator_prey_medium
+from commlib.experiments.world_predator_prey import (
+    predator_prey_easy,
+    predator_prey_easy_vision_1,
+    predator_prey_hard,
+    predator_prey_medium,
+)
 from commlib.experiments.world_reference import Reference
 from commlib.experiments.world_riddle import Riddle, riddle_4
 from commlib.experiments.world_search_extract import SearchExtract
@@ -44,6 +49,7 @@ _BUILT_IN: dict[str, Callable[[], World]] = {
     "guide_relay_v1": guide_relay,
     "levers_v1": Levers,
     "predator_prey_easy_v1": predator_prey_easy,
+    "predator_prey_easy_vision_1_v1": predator_prey_easy_vision_1,
     "predator_prey_medium_v1": predator_prey_medium,
     "predator_prey_hard_v1": predator_prey_hard,
     "reference_v1": Reference,

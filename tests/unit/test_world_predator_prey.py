@@ -1,7 +1,12 @@
 import pytest
 import torch
 
-from commlib.experiments.world_predator_prey import predator_prey_easy, predator_prey_hard, predator_prey_medium
+from commlib.experiments.world_predator_prey import (
+    predator_prey_easy,
+    predator_prey_easy_vision_1,
+    predator_prey_hard,
+    predator_prey_medium,
+)
 
 STAY, UP, DOWN, LEFT, RIGHT = range(5)
 
@@ -24,6 +29,8 @@ def test_specs():
     easy, medium = predator_prey_easy().spec, predator_prey_medium().spec
     assert (easy.n_agents, easy.observation_width, easy.n_actions, easy.n_steps) == (3, 28, 5, 20)
     assert (medium.n_agents, medium.observation_width, medium.n_actions, medium.n_steps) == (5, 127, 5, 40)
+    seeing = predator_prey_easy_vision_1().spec
+    assert (seeing.n_agents, seeing.observation_width, seeing.n_actions, seeing.n_steps) == (3, 52, 5, 20)
     hard = predator_prey_hard().spec
     assert (hard.n_agents, hard.observation_width, hard.n_actions, hard.n_steps) == (10, 427, 5, 80)
 

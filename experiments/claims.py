@@ -1,0 +1,135 @@
+"""Two claims as tables: fewer messages than a team that always speaks, and fewer bits on the wire than each rival.
+
+A pair of scales for a page of results. The first claim is by the seed paper's own rule, in which a message costs log2 K
+whatever it says (Farooq & Iqbal 2026, arXiv:2602.02035), so that with one codec fewer messages are all the saving there can be;
+the second weighs frames. Not a comparison with all its notes and warnings: that is `commlib compare`.
+
+A team that always speaks with the same codec is this one at rate weight 0, where each message is the nearest code: a silent
+receiver takes the expected code, so that who is silent only where the nearest code is the expected one is understood as who
+speaks. Its success is that of the frontier's first rung, from the episodes of calibration.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from commlib.errors import ConfigError
+from commlib.experiments.intervals import OverSeeds, over_seeds
+from commlib.experiments.sides import Found, read_results
+from commlib.experiments.strata import ratio_of_iqms
+from commlib.records import Result
+
+RATE_HEAD = (
+    "| runs | n | success % (95 %) | always speaking, success % | bits per agent and episode by log2 K (95 %) | always "
+    "speaking | fewer messages % (95 %) |\n|---|---|---|---|---|---|---|"
+)
+RIVALS_HEAD = (
+    "| against | n | its success % (95 %) | of its success % (95 %) | its wire bits per agent and episode | fewer wire bits % "
+    "(95 %) |\n|---|---|---|---|---|---|"
+)
+
+
+def rate_rows(groups: Mapping[str, Sequence[Path]]) -> list[str]:
+    """Each group of runs beside itself if it always spoke.
+
+    Raises:
+        ConfigError: a group holds runs that differ in more than their seeds, or one without success, codes or frontier.
+    """
+    return [_rate_row(name, read_results(name, paths)) for name, paths in groups.items()]
+
+
+def _rate_row(name: str, runs: Sequence[Found]) -> str:
+    results = [run.result for run in runs]
+    spoken, slots = [], []
+    for run in results:
+        if not run.codec_health.perplexity or not run.frontier or run.frontier[0].success is None:
+            raise ConfigError(
+                f"{name} holds a run without codes, frontier or success; the rule of log2 K needs all three"
+            )
+        bits = math.log2(run.codec_health.used_codes + run.codec_health.dead_codes)
+        n_slots = run.bits.per_agent_episode.wire / run.bits.per_agent_step.wire
+        spoken.append(bits * run.messages_per_agent_step * n_slots)
+        slots.append(bits * n_slots)
+    fewer = ratio_of_iqms(
+        [run.messages_per_agent_step for run in results], [1.0] * len(results), generator=np.random.default_rng(0)
+    )
+    return _row(
+        name,
+        str(len(runs)),
+        _percent(over_seeds([run.success.mean for run in results])),
+        _percent(over_seeds([run.frontier[0].success for run in results])),
+        _bits(over_seeds(spoken)),
+        f"{over_seeds(slots).iqm:.1f}",
+        "-" if fewer is None else _fewer(fewer.value, fewer.ci95),
+    )
+
+
+def rival_rows(groups: Mapping[str, Sequence[Path]]) -> list[str]:
+    """The first group beside each other one, by success and by bits on the wire.
+
+    Raises:
+        ConfigError: a group holds runs that differ in more than their seeds, or a run has no success.
+    """
+    sides = {name: [run.result for run in read_results(name, paths)] for name, paths in groups.items()}
+    (first, ours), *others = sides.items()
+    ours_row = _row(first, str(len(ours)), _percent(_success(first, ours)), "", _bits(_wire(ours)), "")
+    return [ours_row, *(_rival_row(name, ours, theirs) for name, theirs in others)]
+
+
+def _rival_row(name: str, ours: Sequence[Result], theirs: Sequence[Result]) -> str:
+    success = ratio_of_iqms(
+        [run.success.mean or 0.0 for run in ours],
+        [run.success.mean or 0.0 for run in theirs],
+        generator=np.random.default_rng(0),
+    )
+    bits = ratio_of_iqms(_episode_wire(ours), _episode_wire(theirs), generator=np.random.default_rng(0))
+    return _row(
+        name,
+        str(len(theirs)),
+        _percent(_success(name, theirs)),
+        "-" if success is None else _percent(OverSeeds(success.value, success.ci95, len(theirs))),
+        _bits(_wire(theirs)),
+        "-" if bits is None else _fewer(bits.value, bits.ci95),
+    )
+
+
+def _success(name: str, runs: Sequence[Result]) -> OverSeeds:
+    if any(run.success.mean is None for run in runs):
+        raise ConfigError(f"{name} holds a run without success; compare it by `commlib compare`, which takes returns")
+    return over_seeds([run.success.mean for run in runs])
+
+
+def _episode_wire(runs: Sequence[Result]) -> list[float]:
+    return [run.bits.per_agent_episode.wire for run in runs]
+
+
+def _wire(runs: Sequence[Result]) -> OverSeeds:
+    return over_seeds(_episode_wire(runs))
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _percent(figure: OverSeeds) -> str:
+    if figure.iqm is None:
+        return "-"
+    span = "" if figure.ci95 is None else f" ({100 * figure.ci95[0]:.1f}-{100 * figure.ci95[1]:.1f})"
+    return f"{100 * figure.iqm:.1f}{span}"
+
+
+def _bits(figure: OverSeeds) -> str:
+    if figure.iqm is None:
+        return "-"
+    span = "" if figure.ci95 is None else f" ({figure.ci95[0]:.1f}-{figure.ci95[1]:.1f})"
+    return f"{figure.iqm:.1f}{span}"
+
+
+def _fewer(ratio: float, ci95: tuple[float, float] | None) -> str:
+    """A ratio of bits as the share that is saved; the interval's ends change places."""
+    span = "" if ci95 is None else f" ({100 * (1 - ci95[1]):.2f}-{100 * (1 - ci95[0]):.2f})"
+    return f"{100 * (1 - ratio):.2f}{span}"
