@@ -230,10 +230,10 @@ def joined(parts: list[Rollout]) -> Rollout:
     by_step: dict[str, Any] = {
         name: side_by_side(tuple(getattr(part, name) for part in parts))
         for name in Rollout._fields
-        if name not in ("success", "behind", "delay")
+        if name not in ("success", "behind", "part", "delay")
     }
     by_world: dict[str, Any] = {
-        name: torch.cat([getattr(part, name) for part in parts]) for name in ("success", "behind")
+        name: torch.cat([getattr(part, name) for part in parts]) for name in ("success", "behind", "part")
     }
     return Rollout(**by_step, **by_world, delay=parts[0].delay)
 

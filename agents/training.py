@@ -26,7 +26,7 @@ from commlib.channel import Channel
 from commlib.codec import fresh_context
 from commlib.objective import LossTerms
 from commlib.plan import Plan
-from commlib.world import World
+from commlib.world import World, part_of
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class Rollout(NamedTuple):
     Messages `z` are as they were heard: in the place of one that was `missed` stands what was heard of its sender before.
     They were said `delay` steps before; contexts, noise, bits and talk are those of what was said in the step.
 
-    Of each world [B]: `success`, and how many updates `behind` the learner the policy was that played there.
+    Of each world [B]: `success`, how many updates `behind` the learner the policy was that played there, and which `part` of
+    a mixture it is.
     """
 
     observation: Tensor
@@ -81,6 +82,7 @@ class Rollout(NamedTuple):
     talk: Tensor
     success: Tensor
     behind: Tensor
+    part: Tensor
     missed: tuple[Tensor, ...] = ()
     delay: int = 0
 
@@ -222,6 +224,7 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
         talk,
         world.success(),
         torch.zeros(B, dtype=torch.int64),
+        part_of(B, max(1, len(world.spec.parts))),
         tuple(torch.stack(column) for column in missed),
         delay,
     )
@@ -326,9 +329,15 @@ def _said_in(rollout: Rollout) -> Tensor | None:
 
 
 def update(
-    team: Team, rollout: Rollout, phase: Phase, learning: Learning, generator: torch.Generator, iteration: int
+    team: Team,
+    rollout: Rollout,
+    phase: Phase,
+    learning: Learning,
+    generator: torch.Generator,
+    iteration: int,
+    weights_K: Tensor | None = None,
 ) -> LossTerms:
-    """PPO over one rollout; the mean loss terms of its updates."""
+    """PPO over one rollout; the mean loss terms of its updates. `weights_K` say how much each part of a mixture counts."""
     trust = None
     if rollout.behind.any():
         rollout, trust = reconsidered(team, rollout, phase)
@@ -340,6 +349,8 @@ def update(
     normalised = (advantage[alive] - scale.mean()) / spread
     if trust is not None:
         normalised = normalised * trust[alive]
+    if weights_K is not None:
+        normalised = normalised * weights_K[rollout.part].expand(alive.shape)[alive][:, None]
     phase = phase._replace(objective=phase.objective.at_scale(spread))
     _load(team, rollout, active, normalised, target[alive])
     n_samples, n_rounds, paths = int(alive.sum()), len(rollout.z), Paths(team, rollout)

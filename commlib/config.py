@@ -57,6 +57,10 @@ class LearningConfig(_Frozen):
         None,
         description='what messages go through in training, such as "loss=8.2%, delay=1": agents learn to live with it',
     )
+    balance: Literal["worst", "even"] = Field(
+        "worst",
+        description="in a mixture of worlds: those count more in which the team is weak and not getting better, or all alike",
+    )
     shards: int = Field(
         4, ge=1, description="parts of a rollout, where hosts share out worlds; no more hosts have work"
     )

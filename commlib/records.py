@@ -173,6 +173,7 @@ class Result(_Figures):
     frames_lost: int = 0
     frames_unread: int = 0
     calls_refused: int = 0
+    success_by_world: dict[str, Estimate] = {}
     versions: dict[str, str]
     git: str
     command: str

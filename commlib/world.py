@@ -30,6 +30,7 @@ class WorldSpec:
         source: the paper or package that the settings come from.
         licence: of the source's own environment, or of its material, where known; empty where not.
         is_batched: whether many worlds step as fast as one; False for copies that step one by one.
+        parts: the worlds that it is made of, where a batch is cut into equal blocks of several (`part_of`).
     """
 
     name: str
@@ -43,11 +44,22 @@ class WorldSpec:
     source: str = ""
     licence: str = ""
     is_batched: bool = True
+    parts: tuple[str, ...] = ()
 
     @property
     def n_actions(self) -> int:
         """The largest action count of any agent; the width of the policy's output."""
         return max(self.action_counts)
+
+
+def part_of(n_worlds: int, n_parts: int) -> Tensor:
+    """Which part each of a batch's worlds belongs to, int64 [B]: blocks in order, the first ones larger by one.
+
+    >>> part_of(5, 2).tolist()
+    [0, 0, 0, 1, 1]
+    """
+    small, rest = divmod(n_worlds, n_parts)
+    return torch.arange(n_parts).repeat_interleave(torch.tensor([small + (k < rest) for k in range(n_parts)]))
 
 
 class WorldStep(NamedTuple):

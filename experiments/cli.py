@@ -357,6 +357,9 @@ def _say_speed(console: Console, result: Result) -> None:
         high = random.ci95[1] if random.ci95 else random.mean
         verdict = "better than" if low > high else "not clearly better than"
         console.print(f"return {result.return_.mean:.3f}, {verdict} random play ({random.mean:.3f})", highlight=False)
+    if result.success_by_world:
+        told = (f"{name} {100 * (one.mean or 0):.1f} %" for name, one in result.success_by_world.items())
+        console.print(f"success by world: {', '.join(told)}", highlight=False, soft_wrap=True)
     per_core = result.throughput.get("training_steps_per_cpu_second")
     speed = result.throughput.get("training_steps_per_second", 0.0)
     core = f", {per_core:,.0f} per second of one core" if per_core else ""

@@ -69,7 +69,7 @@ def resolve(
         near = difflib.get_close_matches(method, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
         raise ConfigError(f"no method is called {method!r}; {hint}")
-    base = world.removesuffix("_v1")
+    base = world.partition("+")[0].removesuffix("_v1")  # a mixture is learned as its first world is
     return make_config(
         (f"recipe {base}", recipes.get(base, {})),
         (f"recipe {_METHOD}{method}", recipes[_METHOD + method]),
@@ -102,6 +102,12 @@ def complete(config: RunConfig, spec: WorldSpec, *, has_name: bool = True) -> Ru
 
     learning, stages = config.learning, config.stages
     n_episodes = config.episodes or (512 if spec.is_batched else max(8, episodes_in(10)))
+    at_once = min(n_episodes, config.parallel_worlds or n_episodes, learning.n_worlds or n_episodes)
+    if at_once < len(spec.parts):
+        raise ConfigError(
+            f"a mixture of {len(spec.parts)} worlds needs at least as many side by side, and {at_once} are asked for; raise "
+            f"episodes, parallel_worlds or learning.n_worlds"
+        )
     return config.model_copy(
         update={
             "spread": spread,

@@ -54,7 +54,7 @@ from commlib.records import (
     versions,
     write_json,
 )
-from commlib.world import World, for_evaluation
+from commlib.world import World, WorldSpec, for_evaluation, part_of
 
 EVALUATION_SEED = 7_919
 """Added to the run's seed, so that evaluation never sees the episodes of training."""
@@ -341,6 +341,7 @@ def _figures(config: RunConfig, model: Model, world: World, plan: Plan, played: 
         "bit_price": _mean(played, calibration.bit_price) if config.bit_price is None else config.bit_price,
         "rate_weight": _mean(played, float),
         "success": estimate(success),
+        "success_by_world": _by_world(world.spec, tallies),
         "return_": estimate([value for tally in tallies for value in tally.returns]),
         "episode_steps": estimate([float(value) for tally in tallies for value in tally.lengths]),
         "bits": BitFigures(
@@ -365,6 +366,15 @@ def _figures(config: RunConfig, model: Model, world: World, plan: Plan, played: 
         ],
         "edges": [tuple(edge) for edge in model.edges],
     }
+
+
+def _by_world(spec: WorldSpec, tallies: list[Tally]) -> dict[str, Estimate]:
+    """Success in each part of a mixture; nothing of any other world."""
+    if not spec.parts or not spec.success:
+        return {}
+    success = np.concatenate([tally.success for tally in tallies])
+    part = torch.cat([part_of(len(tally.success), len(spec.parts)) for tally in tallies]).numpy()
+    return {name: estimate(success[part == k]) for k, name in enumerate(spec.parts)}
 
 
 def evaluate_run(path: Path, config: RunConfig, out: Path | None, display: Display) -> Result:

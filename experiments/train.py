@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from commlib.agents.balance import Balance
 from commlib.agents.learner import Learner, Phase
 from commlib.agents.policy import PolicySpec
 from commlib.agents.practice import Practice
@@ -209,6 +210,7 @@ class Training:
             )  # fmt: skip
             sizes = learning.shards, learning.staleness
             self.rollouts = Shards(self.runtime, self.team, self.learning, *sizes, self.generator, make_player, *recipe)
+        self.balance = Balance(len(spec.parts)) if spec.parts and learning.balance == "worst" else None
         self.iteration, self.steps, self.bit_price = 0, 0, 0.0
         rate = config.gate_rate if config.gate == "random" else 0.0
         self.gate = Gate("random" if config.gate == "random" else "none", rate, config.seed)
@@ -267,7 +269,8 @@ class Training:
             started, cpu = time.perf_counter(), time.process_time()
             phase = phase_of(self.config, stage, self.steps, self.bit_price, self.gate)
             rollout = self.rollouts.gather(phase, min(1.0, self.steps / stages_of(self.config)[0].stop))
-            terms = update(self.team, rollout, phase, self.learning, self.generator, self.iteration)
+            weights = None if self.balance is None else self.balance.weights
+            terms = update(self.team, rollout, phase, self.learning, self.generator, self.iteration, weights)
             self.iteration += 1
             self.steps += rollout.n_steps
             self.seconds += time.perf_counter() - started
@@ -370,6 +373,13 @@ class Training:
             **{f"loss_{name}": float(value) for name, value in terms._asdict().items()},
             "seconds": round(self.seconds, 3),
         }
+        if parts := self.world.spec.parts:
+            by_part = [float(rollout.success[rollout.part == k].float().mean()) for k in range(len(parts))]
+            if self.world.spec.success:
+                row["success_by_world"] = dict(zip(parts, by_part, strict=True))
+            if self.balance is not None:
+                row["weights"] = dict(zip(parts, self.balance.weights.tolist(), strict=True))
+                self.balance.learn(torch.tensor(by_part))
         if self.config.learning.staleness:
             row["behind"] = float(rollout.behind.float().mean())
         if self.learning.has_learned_graph:
@@ -396,6 +406,7 @@ class Training:
             "gate_level": self.gate.level,
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
+            **({} if self.balance is None else {"balance": self.balance.state()}),
         }
         tensors = {**state, "generator": self.generator.get_state()}
         write_checkpoint(self.folder.checkpoint, Checkpoint(tensors, position))
@@ -412,6 +423,8 @@ class Training:
         if self.config.gate == "event" and self.priced:
             self.gate = Gate("event", position["gate_level"], self.config.seed)
         self.seconds, self.cpu_seconds = position["seconds"], position["cpu_seconds"]
+        if self.balance is not None:
+            self.balance.load(position["balance"])
         tensors = dict(checkpoint.tensors)
         self.generator.set_state(tensors.pop("generator"))
         self.team.each("learner.load_state", tensors)

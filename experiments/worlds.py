@@ -20,6 +20,7 @@ from commlib.errors import ConfigError, WorldError
 from commlib.experiments.world_digits import Digits
 from commlib.experiments.world_guide import Guide, guide_8, guide_recall, guide_relay
 from commlib.experiments.world_levers import Levers
+from commlib.experiments.world_mixture import Mixture
 from commlib.experiments.world_predator_prey import (
     predator_prey_easy,
     predator_prey_easy_vision_1,
@@ -102,6 +103,7 @@ def make_world(world: "Nameable", n_agents: int | None = None) -> World:
         make_world("mpe2:simple_speaker_listener_v4")        mpe2.simple_speaker_listener_v4.parallel_env()
         make_world("my_package.my_module:MyWorld")           a World or ParallelEnv class, or a function that makes one
         make_world("guide", 5)                               with five agents
+        make_world("guide+guide_recall")                     two worlds side by side, for one team
         make_world(env), make_world(lambda: MyEnv(size=9))   a live World or ParallelEnv, or a function that makes one
 
     Raises:
@@ -127,6 +129,8 @@ def _made(world: "Nameable") -> World:
     if not isinstance(world, str):
         return _from_object(world, repr(world))
     name = world.strip()
+    if "+" in name:
+        return Mixture([_made(part) for part in name.split("+")])
     package, colon, place = name.partition(":")
     if colon and package in ("pettingzoo", "mpe2"):
         return _from_pettingzoo(package, place, name)

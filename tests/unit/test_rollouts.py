@@ -37,7 +37,7 @@ def rollout(n_steps, n_worlds, mark=0.0):
     none = torch.zeros(n_worlds)
     return Rollout(
         wide, each[..., 0], (wide,), (each,), (wide,), (), each, each, each, each, alive[..., None] | (each > 0), alive, each,
-        each, none, none.long(),
+        each, none, none.long(), none.long(),
     )  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def test_parts_that_were_over_sooner_wait_for_the_others():
     assert one.alive.tolist() == [[True] * 3] * 3 + [[False, False, True]] * 2
     assert one.z[0][:, :, 0, 0].tolist() == [[1.0, 1.0, 2.0]] * 3 + [[0.0, 0.0, 2.0]] * 2
     assert one.n_steps == 11
-    assert len(one.success) == len(one.behind) == 3
+    assert len(one.success) == len(one.behind) == len(one.part) == 3
 
 
 def test_parts_of_a_real_batch_side_by_side_are_updated_as_they_are():
@@ -55,7 +55,7 @@ def test_parts_of_a_real_batch_side_by_side_are_updated_as_they_are():
     learning = replace(BIG, channel=Channel(0.2, refresh=3))
     team, world = guide_team(1, n_rounds=2)
     parts = [collect(team, world, PHASES["noisy"], learning, source(seed)) for seed in (0, 1)]
-    short = parts[1]._replace(**{name: _cut(getattr(parts[1], name), 7) for name in Rollout._fields[:-3]})
+    short = parts[1]._replace(**{name: _cut(getattr(parts[1], name), 7) for name in Rollout._fields[:-4]})
     short = short._replace(missed=_cut(short.missed, 7))
     one = joined([parts[0], short])
     assert one.n_steps == parts[0].n_steps + short.n_steps
