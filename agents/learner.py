@@ -318,7 +318,8 @@ class Learner:
         """
         s, index, objective = self._samples, self._index, phase.objective
         self._heard.append(z_all.clone().requires_grad_())
-        log_p = self._log_probs(phase, self._inputs, self._heard, self._graph(phase, graph_seed))
+        aware = self._aware(self._inputs, self._heard, self._graph(phase, graph_seed))
+        log_p = self._log_probs_of(phase, aware)
         log_ratio = log_p.gather(-1, s.action[index][..., None])[..., 0] - s.log_prob[index]
         active = s.active[index].float()
         even = 1.0 / (len(index) * self.policy.spec.n_agents)
@@ -331,8 +332,11 @@ class Learner:
             commitment=sum((leg.commitment for leg in self._legs), torch.zeros(())),
             rate=sum((leg.rate for leg in self._legs), torch.zeros(())),
             gate=sum((leg.gate for leg in self._legs), torch.zeros(())),
+            foresight=objective.foresight(self.policy.foresee(aware), s.target[index], active * even)
+            if self.policy.spec.has_foresight
+            else torch.zeros(()),
         )
-        torch.autograd.backward(terms.policy + terms.value + terms.entropy)
+        torch.autograd.backward(terms.policy + terms.value + terms.entropy + terms.foresight)
         if not torch.isfinite(terms.total):
             raise AgentError("the loss is not finite; lower the learning rate or check the world's rewards")
         return self._wanted(), LossTerms(*(term.detach() for term in terms))
@@ -529,8 +533,16 @@ class Learner:
 
     def _log_probs(self, phase: Phase, inputs: Tensor, heard: Sequence[Tensor], adjacency_SR: Tensor) -> Tensor:
         """Log-probabilities [M, n, A] of the actions after hearing [M, N, D] in each round over the open edges."""
-        is_open, messages = adjacency_SR.T[self.agents], [self._for_each(z_all) for z_all in heard]
-        log_p = self.policy.act(inputs, messages, self.agents, is_open).log_softmax(-1)
+        return self._log_probs_of(phase, self._aware(inputs, heard, adjacency_SR))
+
+    def _aware(self, inputs: Tensor, heard: Sequence[Tensor], adjacency_SR: Tensor) -> Tensor:
+        """What agents know and heard, messages [M, N, D] in each round over the open edges."""
+        messages = [self._for_each(z_all) for z_all in heard]
+        return self.policy.aware(inputs, messages, adjacency_SR.T[self.agents])
+
+    def _log_probs_of(self, phase: Phase, aware: Tensor) -> Tensor:
+        """Log-probabilities [M, n, A] of the actions, and of even ones where the phase has a floor."""
+        log_p = self.policy.act_on(aware, self.agents).log_softmax(-1)
         if phase.floor > 0:
             allowed = (~self.policy.forbidden[self.agents]).float()
             even = allowed / allowed.sum(-1, keepdim=True)

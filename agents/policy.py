@@ -13,9 +13,10 @@ A step may have several rounds of messages: what is said in a later round depend
 (`reply`). Or a round of signals comes first, one number of each agent, and decides who speaks after it (`SIGNALS`).
 
 How an agent listens (`AGGREGATIONS`): a slot for each sender; the mean of all it hears (CommNet: Sukhbaatar et al. 2016,
-arXiv:1605.07736, eq. 2); attention over messages with their senders' ids; the same with the age of what is held of each
-sender (`aged`); or attention in which the message itself
-brings its signature (TarMAC: Das et al. 2019, arXiv:1810.11187, sec. 4). The mean and signatures treat all senders
+arXiv:1605.07736, eq. 2); a `set`, in which what is made of each message by itself is added up (Deep Sets: Zaheer et al.
+2017, arXiv:1703.06114, theorem 2), so that "there is one, at this place" can be a word of its own; attention over messages
+with their senders' ids; the same with the age of what is held of each sender (`aged`); or attention in which the message
+itself brings its signature (TarMAC: Das et al. 2019, arXiv:1810.11187, sec. 4). Mean, set and signatures treat all senders
 alike; attention has an empty place to look at where nobody says anything of use.
 
 Shapes: B samples, n agents of this call, N agents in all, O observation width, D message width, A actions, K key width,
@@ -51,6 +52,7 @@ class PolicySpec:
     signal: str = "none"
     n_speakers: int = 0
     ids: str = "onehot"
+    has_foresight: bool = False
 
     @classmethod
     def of(cls, world: WorldSpec, message_width: int, hidden: int) -> "PolicySpec":
@@ -110,7 +112,7 @@ def may_speak(rule: str, signals: Tensor, is_open_SR: Tensor, n_speakers: int) -
     return hard + (soft - soft.detach())
 
 
-AGGREGATIONS = ("slots", "mean", "attention", "aged", "signature")
+AGGREGATIONS = ("slots", "mean", "set", "attention", "aged", "signature")
 IDS = ("onehot", "none", "role")
 KEY_WIDTH, SHARPEST = 16, 20.0
 """K, TarMAC's signature has 16 floats; and the largest score of a message, which float32 can still weigh against all others."""
@@ -165,6 +167,8 @@ class Listener(nn.Module):
                 f"a message of {width} floats has no room for a signature of {KEY_WIDTH}; take a message_width of "
                 f"{KEY_WIDTH + 1} or more"
             )
+        if self.kind == "set":
+            self.word = nn.Sequential(_mlp(width, spec.hidden, spec.hidden, out_gain=2**0.5), nn.ReLU())
         if self.kind in ("attention", "aged", "signature"):
             self.query = nn.Linear(spec.known_width, KEY_WIDTH)
         if self.kind in ("attention", "aged"):
@@ -208,6 +212,11 @@ class Listener(nn.Module):
             if self.kind == "slots":
                 return heard.flatten(-2)
             return heard.sum(-2) / is_open.sum(-1, keepdim=True).clamp_min(1)
+        if self.kind == "set":
+            is_alike = messages.stride(-3) == 0  # one tensor that all listeners share: each message is looked at once
+            words = self.word(messages[..., :1, :, :] if is_alike else messages)
+            together: Tensor = (words * is_open[..., None]).sum(-2)
+            return together
         if self.kind == "signature":
             key, value = messages[..., :KEY_WIDTH], messages[..., KEY_WIDTH:]
         else:
@@ -291,6 +300,7 @@ class Policy(nn.Module):
         )
         if spec.has_router and spec.ids == "none":
             raise ConfigError("a router knows its receivers by their ids; it cannot be taught with ids none")
+        self.foresight = _mlp(spec.known_width + heard, spec.hidden, 1) if spec.has_foresight else None
         self.router = Router(spec.n_agents, spec.known_width + heard, width, hidden) if spec.has_router else None
 
     forbidden: Tensor
@@ -334,8 +344,22 @@ class Policy(nn.Module):
         `heard` has the messages of each round of the step, [B, n, N, D]. `is_open`, 0/1 [n, N], is the graph: whom each
         of these agents hears. What comes over closed edges is not looked at.
         """
-        logits: Tensor = self.actor(self._aware(inputs, heard, is_open))
+        return self.act_on(self.aware(inputs, heard, is_open), agents)
+
+    def act_on(self, aware: Tensor, agents: list[int]) -> Tensor:
+        """Action logits [B, n, A] from what agents are aware of; -inf where an agent lacks the action."""
+        logits: Tensor = self.actor(aware)
         return logits.masked_fill(self.forbidden[agents], -torch.inf)
+
+    def foresee(self, aware: Tensor) -> Tensor:
+        """What each agent guesses to return, [B, n], from what it is aware of, the messages of others included.
+
+        In training alone, and for the messages' sake: what is heard gets a gradient for all that it tells of what is to come,
+        which is less noisy than that of actions (the value heads of CommNet and IC3Net look at messages, too).
+        """
+        assert self.foresight is not None
+        expected: Tensor = self.foresight(aware)[..., 0]
+        return expected
 
     def _features(self, inputs: Tensor, heard: Sequence[Tensor], is_open: Tensor) -> Tensor:
         """What is made of all that was heard so far, [B, n, F]."""
@@ -346,8 +370,8 @@ class Policy(nn.Module):
         """What was heard but for signals."""
         return heard if self.spec.signal == "none" else heard[1:]
 
-    def _aware(self, inputs: Tensor, heard: Sequence[Tensor], is_open: Tensor) -> Tensor:
-        """What agents know and what they heard."""
+    def aware(self, inputs: Tensor, heard: Sequence[Tensor], is_open: Tensor) -> Tensor:
+        """What agents know and what they heard, [B, n, known + F]."""
         first = cast("Listener", self.listeners[0])
         return torch.cat([first.known(inputs), self._features(inputs, heard, is_open)], -1)
 
@@ -361,7 +385,7 @@ class Policy(nn.Module):
         """
         if self.router is None:
             raise AgentError("this network has no router; train it with `--router learned`")
-        expected: Tensor = self.router(self._aware(inputs, [before], is_open), meant, told, receivers)
+        expected: Tensor = self.router(self.aware(inputs, [before], is_open), meant, told, receivers)
         return expected
 
     def value(self, state: Tensor, elapsed: Tensor) -> Tensor:

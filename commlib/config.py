@@ -51,6 +51,11 @@ class LearningConfig(_Frozen):
     value_weight: float = Field(0.5, ge=0, description="weight of the critic's error")
     entropy_weight: float = Field(0.01, ge=0, description="reward per nat; falls linearly to 0")
     floor: float = Field(0.0, ge=0, lt=1, description="share of uniform actions; falls to 0 at 70 % of the dense stage")
+    foresight: float = Field(
+        0.0,
+        ge=0,
+        description="weight of a guess that each agent makes of its return from what it knows and hears; 0: it makes none",
+    )
     noise: float = Field(0.0, ge=0, description="standard deviation of noise on continuous messages")
     hidden: int = Field(64, ge=4, description="units per hidden layer")
     channel: str | None = Field(
@@ -146,9 +151,10 @@ class RunConfig(_Frozen):
     )
     rounds: int = Field(1, ge=1, le=8, description="rounds of messages in a step; later ones answer what was heard")
     graph_seed: int = Field(0, ge=0, lt=2**31, description="of the graph that random draws; not changed by --seed")
-    aggregation: Literal["slots", "mean", "attention", "aged", "signature"] = Field(
+    aggregation: Literal["slots", "mean", "set", "attention", "aged", "signature"] = Field(
         "slots",
-        description="how an agent listens: a slot per sender, the mean, attention by sender, by sender and age, by signature",
+        description="how an agent listens: a slot per sender, the mean, a set, attention by sender, by sender and age, by "
+        "signature",
     )
     ids: Literal["onehot", "none", "role"] = Field(
         "onehot",
@@ -265,7 +271,7 @@ class RunConfig(_Frozen):
         if self.ids == "none" and self.aggregation == "slots":
             raise ValueError(
                 "with ids none no sender is told from another, and slots are told apart; take --aggregation mean, "
-                "attention, aged or signature"
+                "set, attention, aged or signature"
             )
         if self.aggregation == "aged" and self.router == "learned":
             raise ValueError(
@@ -315,15 +321,6 @@ class RunConfig(_Frozen):
             raise ValueError(
                 "with topk or listen agents must agree who speaks, and with late signals they cannot; leave delay out of "
                 "--channel"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _none_says_nothing(self) -> RunConfig:
-        if self.method == "none" and self.topology != "none":
-            raise ValueError(
-                f"method none is a team without messages, and with topology {self.topology} it would have some; leave the "
-                f"topology out, or take another method"
             )
         return self
 

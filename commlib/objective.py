@@ -27,6 +27,7 @@ class LossTerms(NamedTuple):
         commitment: the codec's own losses, weighted.
         rate: bit_price x expected bits, in units of normalised advantage.
         gate: the clipped surrogate of drawn talk decisions, in units of normalised advantage.
+        foresight: squared error of agents' own guesses, in units of normalised advantage, squared, times its weight.
     """
 
     policy: Tensor
@@ -35,11 +36,12 @@ class LossTerms(NamedTuple):
     commitment: Tensor
     rate: Tensor
     gate: Tensor
+    foresight: Tensor
 
     @property
     def total(self) -> Tensor:
         """What is minimised."""
-        return self.policy + self.value + self.entropy + self.commitment + self.rate + self.gate
+        return self.policy + self.value + self.entropy + self.commitment + self.rate + self.gate + self.foresight
 
 
 class Scored(Protocol):
@@ -76,11 +78,15 @@ class Objective:
         clip: PPO's clip range.
         value_weight: reward per reward^2 of critic error.
         bit_price: reward per bit; 0 in all stages but the priced one.
+        foresight_weight: of the squared error of agents' own guesses.
+        scale: reward that one unit of advantage stands for.
     """
 
     clip: float = 0.2
     value_weight: float = 0.5
     bit_price: float = 0.0
+    foresight_weight: float = 0.0
+    scale: float = 1.0
 
     def policy(self, log_ratio: Tensor, advantage: Tensor, weight: Tensor) -> Tensor:
         """Clipped surrogate from log-ratios [M, n] and normalised advantages [M, n]; weights [M, n] add up to one."""
@@ -97,7 +103,11 @@ class Objective:
 
         The surrogate sees normalised advantages. A price in bare reward beside it would weigh less, the more there is at stake.
         """
-        return replace(self, bit_price=self.bit_price / reward)
+        return replace(self, bit_price=self.bit_price / reward, scale=reward)
+
+    def foresight(self, guessed: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        """Squared error of the returns [M, n] that agents guess from what they hear, in units of advantage."""
+        return self.foresight_weight * (((guessed - target) / self.scale).square() * weight).sum()
 
     def rate(self, expected_bits: Tensor, weight: Tensor) -> Tensor:
         """The bill for expected bits [M, n] at the bit price."""

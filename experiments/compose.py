@@ -70,12 +70,18 @@ def resolve(
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
         raise ConfigError(f"no method is called {method!r}; {hint}")
     base = world.partition("+")[0].removesuffix("_v1")  # a mixture is learned as its first world is
-    return make_config(
+    config = make_config(
         (f"recipe {base}", recipes.get(base, {})),
         (f"recipe {_METHOD}{method}", recipes[_METHOD + method]),
         (str(file) if file else "no file", {k: v for k, v in from_file.items() if k != "method"}),
         ("command line", {**(overrides or {}), "world": world, "method": method}),
     )
+    if method == "none" and config.topology != "none":
+        raise ConfigError(
+            f"method none is a team without messages, and with topology {config.topology} it would have some; add --topology "
+            f"none, or take another method"
+        )
+    return config
 
 
 def complete(config: RunConfig, spec: WorldSpec, *, has_name: bool = True) -> RunConfig:

@@ -116,7 +116,7 @@ def phase_of(config: RunConfig, stage: Stage, steps: int, bit_price: float, gate
         use_codec=has_codec,
         use_gate=stage.name == "priced",
         all_edges=is_dense and config.topology == "commformer" and share < learning.warm_up,
-        objective=Objective(learning.clip, learning.value_weight, price),
+        objective=Objective(learning.clip, learning.value_weight, price, learning.foresight),
         gate=gate if gate and stage.name == "priced" else Gate(),
         throws_dice=stage.name == "priced" and config.gate in ("random", "sampled"),
         heeds_budget=has_codec and config.show_budget,
@@ -131,6 +131,7 @@ def policy_spec(config: RunConfig, world: WorldSpec) -> PolicySpec:
         aggregation=config.aggregation,
         n_rounds=config.rounds,
         signal=config.signal,
+        has_foresight=config.learning.foresight > 0,
         n_speakers=n_speakers(config, world.n_agents),
         ids=config.ids,
     )

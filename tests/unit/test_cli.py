@@ -48,7 +48,10 @@ WRONG = {
     "missing file": (["train", "guide", "--config", "no.yaml"], "cannot read no.yaml: No such file or directory"),
     "module not there": (["train", "nowhere.at_all:World"], "there is no module 'nowhere'"),
     "gate without its stage": (["train", "guide", "--gate", "talk"], "give it steps, such as --stages.priced 0.2"),
-    "no ids, and slots": (["train", "guide", "--ids", "none"], "take --aggregation mean, attention, aged or signature"),
+    "no ids, and slots": (
+        ["train", "guide", "--ids", "none"],
+        "take --aggregation mean, set, attention, aged or signature",
+    ),
     "another number of agents": (["train", "secret", "--agents", "4"], "secret_v1 has 5 agents and allows no other"),
     "too many agents": (["train", "predator_prey_easy", "--agents", "25"], "take 1 to 24"),
     "a port that is none": (["train", "guide", "--metrics-port", "70000"], "less than or equal to 65535"),

@@ -29,6 +29,8 @@ SPECS = {
     "gated": GATED,
     "sampled, attention": dataclasses.replace(SPEC, gate="sampled", aggregation="attention"),
     "mean": dataclasses.replace(SPEC, aggregation="mean"),
+    "set, with foresight": dataclasses.replace(SPEC, aggregation="set", has_foresight=True),
+    "foresight, two rounds": dataclasses.replace(SPEC, n_rounds=2, has_foresight=True),
     "signature": dataclasses.replace(SPEC, aggregation="signature", message_width=20),
     "three rounds": dataclasses.replace(SPEC, n_rounds=3),
     "two rounds, attention": dataclasses.replace(SPEC, n_rounds=2, aggregation="attention"),
@@ -46,7 +48,7 @@ PHASE = Phase(
     use_codec=False,
     use_gate=False,
     all_edges=False,
-    objective=Objective(bit_price=0.05),
+    objective=Objective(bit_price=0.05, foresight_weight=0.5),
 )
 PHASES = {
     "dense": PHASE,
@@ -169,6 +171,11 @@ def test_the_cut_gradient_is_that_of_the_joint_loss(phase, spec):
         + phase.objective.rate(bits, even)
         + sum(sum(one.losses.values()) for one in said)
     )
+    if spec.has_foresight:
+        is_open = graph.T
+        everywhere = [one.z[:, None].repeat(1, 4, 1, 1) for one in said]
+        guessed = learner.policy.foresight(learner.policy.aware(inputs, everywhere, is_open))[..., 0]
+        loss = loss + 0.5 * ((guessed - s.target[index]).square() * active).sum()
     if talk is not None and phase.use_gate:
         p = learner.policy.speak(inputs)[1].sigmoid()
         log_p = torch.where(talk > 0, p, 1 - p).log()
