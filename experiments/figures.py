@@ -22,6 +22,7 @@ import numpy as np
 from commlib.errors import ConfigError
 from commlib.experiments.evidence import Group, RoundBill, Run, group_runs, n_agents, world_spec
 from commlib.experiments.intervals import bootstrap_ci
+from commlib.experiments.strata import performance_profile
 from commlib.journal import MAIN, Price
 from commlib.message import Edge
 from commlib.records import Estimate, Result
@@ -334,6 +335,54 @@ def _bits_scale(axes: Axes, groups: list[Group]) -> None:
     low, high = (min(shown) / 2, max(shown) * 3) if shown else (0.1, 10)
     axes.set_xlim(low, high)
     _log_ticks(axes)
+
+
+def profiles(runs: Sequence[Run]) -> Figure:
+    """Performance profiles: of each success rate the share of runs that do better, a line per method over all its worlds.
+
+    Agarwal et al. 2021, arXiv:2108.13264, sec. 4.2; only methods that were run in every world, and worlds with success.
+    """
+    tasks = _tasks_of_methods(runs)
+    looks = _looks(group_runs(runs))
+    figure = _figure(9.6, 4.2)
+    (axes,) = _panels(figure, 1)
+    _set_up(axes)
+    taus = np.linspace(0, 1, 101)
+    for label, scores in tasks.items():
+        profile = performance_profile(scores, list(taus), n_resamples=500, generator=np.random.default_rng(0))
+        look = looks[label]
+        axes.step(
+            100 * taus, 100 * np.asarray(profile.shares), where="post", color=look.colour, linestyle=look.line,
+            label=_plain(label),
+        )  # fmt: skip
+        if profile.low is not None and profile.high is not None:
+            low, high = (100 * np.asarray(ends) for ends in (profile.low, profile.high))
+            axes.fill_between(100 * taus, low, high, step="post", color=look.colour, alpha=0.12, linewidth=0)
+    axes.set_xlim(0, 100)
+    axes.set_ylim(-2, 102)
+    axes.set_xlabel("success (%)")
+    axes.set_ylabel("runs that do better (%)")
+    _legend(axes)
+    return figure
+
+
+def has_profiles(runs: Sequence[Run]) -> bool:
+    """Whether there are profiles to draw: of two methods or more, with several runs in each world."""
+    return len(_tasks_of_methods(runs)) > 1
+
+
+def _tasks_of_methods(runs: Sequence[Run]) -> dict[str, list[list[float]]]:
+    """Of each method with several runs in every world that has success: the success of its runs, world by world."""
+    worlds = {
+        world: groups for world, groups in _by_world(group_runs(runs)).items() if _measure(groups).name == "success"
+    }
+    found: dict[str, list[list[float]]] = {}
+    for groups in worlds.values():
+        for group in groups:
+            scores = [run.result.success.mean for run in group.runs if run.result.success.mean is not None]
+            if len(scores) > 1:
+                found.setdefault(group.label, []).append(scores)
+    return {label: tasks for label, tasks in found.items() if len(tasks) == len(worlds)}
 
 
 def graph(run: Run) -> Figure:

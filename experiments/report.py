@@ -14,8 +14,9 @@ import numpy as np
 
 from commlib.errors import ConfigError, RunError
 from commlib.experiments import figures
+from commlib.experiments.areas import areas
 from commlib.experiments.evidence import Booked, Group, Run, group_runs, read_runs, world_spec
-from commlib.experiments.intervals import over_seeds
+from commlib.experiments.intervals import OverSeeds, over_seeds
 from commlib.experiments.page import Content, Html, document, join, table, tag
 from commlib.records import Estimate, Result, RunFolder, write_whole
 from commlib.units import format_amount, format_bits
@@ -29,6 +30,9 @@ NONE: Final = "-"
 
 _MOST_DRAWN: Final = 12
 """No more runs than this have their books drawn; tables they all have."""
+
+_MOST_UNFOLDED: Final = 12
+"""More runs than this stand behind their titles, so that what they come to together is not lost among them."""
 
 _ESTIMATE: Final = (
     "-log2 q of every code, the expected ones included: what a perfect coder would need under the learned prior."
@@ -258,6 +262,12 @@ def _draw(runs: list[Run]) -> Drawn:
             "Per method: success or return with its 95 % interval, and the wire bits, which are charged; the marks "
             "inside a bar are the payload (stroke) and the estimate (diamond).",
         )
+    if figures.has_profiles(runs):
+        drawn["profiles"] = (
+            figures.profiles(runs),
+            "Of each success rate the share of a method's runs that do better, each world counting once; shaded is the 95 % "
+            "bootstrap interval.",
+        )
     for nth, run in _closely(runs):
         if run.booked is None or not _talks(run):
             continue
@@ -325,7 +335,7 @@ def _page(runs: list[Run], unread: list[str], drawn: Drawn) -> str:
         _summary_section(runs),
         _figure_section(drawn),
         _frontier_section(runs),
-        *(_run_section(nth, run, len(runs), drawn) for nth, run in enumerate(runs, start=1)),
+        *(_run_section(nth, run, runs, drawn) for nth, run in enumerate(runs, start=1)),
         tag("footer", "Made from the run folders alone. Every figure is in result.json, every bit in journal.sqlite."),
     )
 
@@ -395,8 +405,15 @@ def _what_was_run(runs: list[Run], worlds: list[str]) -> Html:
         tag("h2", "What was run"),
         *(_world(world, [run.result for run in runs if run.result.world == world]) for world in worlds),
         tag("h3", "Commands"),
-        tag("pre", "\n".join(dict.fromkeys(run.result.command for run in runs))),
+        _folded(
+            f"{len(runs)} commands", tag("pre", "\n".join(dict.fromkeys(run.result.command for run in runs))), runs
+        ),
     )
+
+
+def _folded(title: str, content: Html, runs: list[Run]) -> Html:
+    """Content behind its title where there are so many runs that it would hide the rest of the page."""
+    return tag("details", tag("summary", title), content) if len(runs) > _MOST_UNFOLDED else content
 
 
 def _world(world: str, results: list[Result]) -> Html:
@@ -448,11 +465,13 @@ def _summary_section(runs: list[Run]) -> Html:
     return tag(
         "section",
         tag("h2", "Summary"),
-        table(head, cells, n_words=_n_words(head)),
+        _over_seeds(group_runs(runs)),
+        _areas(group_runs(runs)),
+        tag("h3", "Run by run") if len(runs) > 1 else None,
+        _folded(f"{len(runs)} runs", table(head, cells, n_words=_n_words(head)), runs),
         tag("p", " ".join([note, *_footnotes(results)]), class_="small muted"),
         *(tag("p", tag("b", "Charging rule: "), _charging(rule), class_="rule") for rule in rules),
         _facts([("estimate", _ESTIMATE), ("payload", _PAYLOAD), ("wire", _WIRE)]),
-        _over_seeds(group_runs(runs)),
     )
 
 
@@ -472,11 +491,7 @@ def _over_seeds(groups: list[Group]) -> Html | None:
         return None
 
     def over(values: list[float | None], scale: float) -> str:
-        found = over_seeds([None if value is None else scale * value for value in values])
-        if found.iqm is None:
-            return NONE
-        side = "" if found.ci95 is None else f" [{number(found.ci95[0])}, {number(found.ci95[1])}]"
-        return number(found.iqm) + side
+        return _over(over_seeds(values), scale)
 
     rows = [
         (
@@ -501,11 +516,49 @@ def _over_seeds(groups: list[Group]) -> Html | None:
     )  # fmt: skip
 
 
+def _areas(groups: list[Group]) -> Html | None:
+    """How much of the ground below its curve each method covers, in worlds where one of them says nothing."""
+    rows = []
+    for world in dict.fromkeys(group.world for group in groups):
+        here = {group.label: [run.result for run in group.runs] for group in groups if group.world == world}
+        try:
+            found = areas(here)
+        except ConfigError:  # nobody says nothing, or everybody does: there is no axis
+            continue
+        rows += [
+            (one.name, world, str(one.area.n), _over(one.area, 1), _times(one.times), _over(one.squared, 1))
+            for one in found
+        ]
+    if not rows:
+        return None
+    note = (
+        "Area below the best score so far as bits grow, on axes that all methods of the world share: bits (estimates) by their "
+        "logarithm, from the fewest of any run to the most; the score from that of a team without messages to 1, or to the best "
+        "return. In brackets the 95 % bootstrap interval."
+    )
+    head = ("method", "world", "seeds", "area", "times the best other", "success² per wire bit")
+    return join(
+        [tag("h3", "Area under the frontier"), table(head, rows, n_words=2), tag("p", note, class_="small muted")]
+    )
+
+
+def _over(figure: OverSeeds, scale: float) -> str:
+    """A figure over seeds with its interval."""
+    if figure.iqm is None:
+        return NONE
+    side = "" if figure.ci95 is None else f" [{number(scale * figure.ci95[0])}, {number(scale * figure.ci95[1])}]"
+    return number(scale * figure.iqm) + side
+
+
+def _times(ratio: float | None) -> str:
+    return NONE if ratio is None else number(ratio)
+
+
 def _figure_section(drawn: Drawn) -> Html | None:
     if not figures.has_matplotlib():
         note = 'There are no figures: matplotlib is not installed. pip install "commlib[plots]", then report again.'
         return tag("section", tag("h2", "Figures"), tag("p", note, class_="note"))
-    shown = [_shown(drawn, name) for name in ("comparison", "frontier", "learning_curves")]
+    shown = [_shown(drawn, name) for name in ("comparison", "frontier", "profiles", "learning_curves")]
     return tag("section", tag("h2", "Figures"), *shown) if any(shown) else None
 
 
@@ -548,12 +601,11 @@ def _frontier_section(runs: list[Run]) -> Html | None:
     return tag("section", tag("h2", "Frontier"), *content)
 
 
-def _run_section(nth: int, run: Run, n_runs: int, drawn: Drawn) -> Html:
+def _run_section(nth: int, run: Run, runs: list[Run], drawn: Drawn) -> Html:
     result = run.result
     title = f"The books of {result.method}, seed {result.seed}"
-    return tag(
-        "section",
-        tag("h2", title if n_runs == 1 else f"{nth}. {title}"),
+    title = title if len(runs) == 1 else f"{nth}. {title}"
+    books = [
         *(tag("p", note, class_="note") for note in run.notes),
         tag("p", _verdict(run)),
         _differences(run),
@@ -585,8 +637,10 @@ def _run_section(nth: int, run: Run, n_runs: int, drawn: Drawn) -> Html:
             ]
         ),
         tag("details", tag("summary", "config.yaml, as resolved"), tag("pre", run.config)) if run.config else None,
-        id=f"run-{nth}",
-    )
+    ]
+    if len(runs) > _MOST_UNFOLDED:
+        return tag("section", _folded(f"{title}, {result.world}", join(books), runs), id=f"run-{nth}")
+    return tag("section", tag("h2", title), *books, id=f"run-{nth}")
 
 
 def _verdict(run: Run) -> Html:

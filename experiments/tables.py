@@ -10,10 +10,7 @@ A page marks where a table goes and which files it shows:
 bootstrap interval for success, and the least and the most for bits (`commlib.experiments.intervals.over_seeds`). What
 stands between the marks is replaced; the words around them stay.
 
-`areas:` says of each pattern how much of the ground below its curve is covered (`commlib.experiments.curves`). A run's curve is
-its own figures and its frontier, bits being estimates per agent and step, since a frontier has no others. All patterns of a
-block share the axis of bits, from the fewest of any run in the block to the most, and that of success, from what the runs of
-the method `none` come to (which must be among them) to 1; in a world without success that of the return, to the best there is.
+`areas:` says of each pattern how much of the ground below its curve is covered (`commlib.experiments.areas`).
 
 `rates:` puts the runs of each pattern beside themselves if they always spoke, and `rivals:` those of the first pattern beside
 those of each other one (`commlib.experiments.claims`).
@@ -28,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from commlib.errors import ConfigError
+from commlib.experiments.areas import areas
 from commlib.experiments.claims import RATE_HEAD, RIVALS_HEAD, rate_rows, rival_rows
-from commlib.experiments.curves import Point, anytime_area, frontier, squared_reward_per_bit
 from commlib.experiments.intervals import OverSeeds, over_seeds
 from commlib.records import Estimate, Result
 
@@ -122,29 +119,14 @@ def areas_rows(groups: dict[str, list[Path]]) -> list[str]:
     Raises:
         ConfigError: no group is of the method `none`.
     """
-    runs = {name: [_result(path) for path in paths] for name, paths in groups.items()}
-    curves = {name: [_curve(run) for run in some] for name, some in runs.items()}
-    none = over_seeds([_curve(run)[0].score for some in runs.values() for run in some if run.method == "none"]).iqm
-    if none is None:
-        raise ConfigError(f"areas need what a team without messages comes to; add runs of none to {', '.join(groups)}")
-    points = [point for some in curves.values() for one in some for point in one]
-    ends = min(point.bits for point in points if point.bits > 0), max(point.bits for point in points)
-    has_success = all(run.success.mean is not None for some in runs.values() for run in some)
-    best = 1.0 if has_success else max(point.score for point in points)
-    areas = {
-        name: over_seeds([anytime_area(one, bits=ends, scores=(none, best)) for one in some])
-        for name, some in curves.items()
-    }
     rows = []
-    for name in sorted(runs, key=lambda name: -(areas[name].iqm or 0.0)):
-        rival = max((area.iqm or 0.0 for other, area in areas.items() if other != name), default=0.0)
-        own = areas[name].iqm or 0.0
+    for one in areas({name: [_result(path) for path in paths] for name, paths in groups.items()}):
         cells = [
-            name,
-            str(len(runs[name])),
-            _with_interval(areas[name], 3),
-            "-" if rival == 0 else f"{own / rival:.2f}",
-            _with_interval(over_seeds([_squared(run) for run in runs[name]]), 3),
+            one.name,
+            str(one.area.n),
+            _with_interval(one.area, 3),
+            "-" if one.times is None else f"{one.times:.2f}",
+            _with_interval(one.squared, 3),
         ]
         rows.append(f"| {' | '.join(cells)} |")
     return rows
@@ -152,17 +134,6 @@ def areas_rows(groups: dict[str, list[Path]]) -> list[str]:
 
 def _result(path: Path) -> Result:
     return Result.from_json(json.loads(path.read_text(encoding="utf-8")))
-
-
-def _curve(run: Result) -> list[Point]:
-    """What a run comes to at its bits, estimates, and then at every price that its encoder was asked."""
-    score, at = ("return", run.return_.mean or 0.0) if run.success.mean is None else ("success", run.success.mean)
-    return [Point(run.bits.per_agent_step.estimate, at), *frontier(run, score)]
-
-
-def _squared(run: Result) -> float | None:
-    success = run.success.mean
-    return None if success is None else squared_reward_per_bit(success, run.bits.per_agent_step.wire)
 
 
 def _with_interval(figure: OverSeeds, digits: int) -> str:

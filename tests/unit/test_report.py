@@ -247,6 +247,46 @@ def test_several_runs_stand_side_by_side(several, tmp_path):
     assert text == written(several, tmp_path)
 
 
+def rivals(tmp_path, n_seeds):
+    """Three methods in one world, one of which says nothing."""
+    methods = {"ours": (2.0, 0.95), "int8": (40.0, 0.97), "none": (0.0, 0.4)}
+    return [
+        make_run(tmp_path / f"{name}-{seed}", method=name, spend=spend, success=success - 0.01 * seed, seed=seed)
+        for name, (spend, success) in methods.items()
+        for seed in range(n_seeds)
+    ]
+
+
+def test_areas_and_profiles_stand_where_there_is_something_to_compare(tmp_path):
+    text = written(rivals(tmp_path, 2), tmp_path)
+    assert "Area under the frontier" in text
+    assert "times the best other" in text
+    table = text.partition("Area under the frontier")[2].partition("</table>")[0]
+    assert table.index(">ours<") < min(table.index(">int8<"), table.index(">none<"))
+    assert ">0 [0, 0]<" in table  # who says nothing covers nothing
+    assert "profiles" in text
+    alone = written([make_run(tmp_path / "alone")], tmp_path)
+    assert "Area under the frontier" not in alone
+    assert 'id="profiles' not in alone
+
+
+def test_a_profile_is_the_share_of_runs_that_do_better(tmp_path):
+    runs = [read_run(folder) for folder in rivals(tmp_path, 2)]
+    axes = figures.profiles(runs).axes[0]
+    by_label = {line.get_label(): line for line in axes.get_lines()}
+    x, y = (list(values) for values in by_label["none"].get_data())
+    at = dict(zip(x, y, strict=True))
+    assert (at[30.0], at[39.0], at[45.0]) == (100.0, 50.0, 0.0)
+
+
+def test_many_runs_stand_behind_their_titles(tmp_path):
+    few, many = written(rivals(tmp_path / "few", 2), tmp_path), written(rivals(tmp_path / "many", 5), tmp_path)
+    assert "15 commands</summary>" in many
+    assert "15 runs</summary>" in many
+    assert "seed 4, guide</summary>" in many
+    assert "commands</summary>" not in few
+
+
 def test_what_users_write_is_shown_and_never_run(tmp_path):
     bad = "<script>alert('$x$')</script>"
     folder = make_run(
