@@ -24,7 +24,7 @@ from commlib.codecs.frozen import TableCodec
 from commlib.config import RunConfig, make_config, read_yaml
 from commlib.errors import ConfigError
 from commlib.experiments.memory import Remembering
-from commlib.experiments.worlds import make_world
+from commlib.experiments.worlds import make_world, without_version
 from commlib.world import BudgetSeen, World, WorldSpec
 
 _METHOD = "method-"
@@ -69,7 +69,7 @@ def resolve(
         near = difflib.get_close_matches(method, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
         raise ConfigError(f"no method is called {method!r}; {hint}")
-    base = world.partition("+")[0].removesuffix("_v1")  # a mixture is learned as its first world is
+    base = _learned_as(world, recipes)
     config = make_config(
         (f"recipe {base}", recipes.get(base, {})),
         (f"recipe {_METHOD}{method}", recipes[_METHOD + method]),
@@ -82,6 +82,14 @@ def resolve(
             f"none, or take another method"
         )
     return config
+
+
+def _learned_as(world: str, recipes: Mapping[str, Any]) -> str:
+    """The recipe for a world: its own, or else that of the world whose name it extends; of a mixture, that of its first one."""
+    name = without_version(world.partition("+")[0].strip())
+    while name not in recipes and "_" in name:
+        name = name.rpartition("_")[0]
+    return name
 
 
 def complete(config: RunConfig, spec: WorldSpec, *, has_name: bool = True) -> RunConfig:

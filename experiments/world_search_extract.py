@@ -12,6 +12,8 @@ a setting of `SearchExtract`: see there, and docs/search-extract.md for what oth
 Shapes: B worlds, N agents, T targets (the most there can be), M obstacles, C cells, V cells in view, R regions of a chart.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -24,8 +26,23 @@ DISCOVER, EXTRACT, COVERAGE, MOVE_COST = 5.0, 10.0, 2.0, 0.01
 """The paper's rewards. Its 0.1 per message is not among them: what a message costs is the ledger's matter."""
 REGION = 5
 """Rows and columns of a region of an agent's chart."""
-CURRICULUM = ((0.15, 1, 0), (0.4, 2, 2), (0.55, 2, 1))
-"""Until which share of training how many hands at most extract, and from how many cells away (Chebyshev)."""
+
+
+class Lesson(NamedTuple):
+    """A part of training: up to which share of it, from how many cells away (Chebyshev) hands extract, and who calls.
+
+    In a share of the worlds, `calls`, one agent begins on a target; where it is `alone`, that is the only target there is.
+    """
+
+    until: float
+    reach: int
+    calls: float
+    is_alone: bool
+
+
+CURRICULUM = (Lesson(0.15, 1, 1.0, True), Lesson(0.3, 1, 0.5, False), Lesson(0.45, 1, 0.0, False))
+"""First to come when one is called, then to look for targets, then the full task."""
+FULL_TASK = Lesson(1.0, 0, 0.0, False)
 
 
 class SearchExtract:
@@ -39,12 +56,14 @@ class SearchExtract:
     of cells that nobody had in view before (in proportion; of those who see a target or a cell first at once, the first agent
     gets it); -0.01 for a move. Success: all targets are extracted, with which the episode ends.
 
-    Observation: row and column, one-hot each; for each cell in view, row by row: 1 if blocked or outside, agents there
-    (itself included) / N, 1 if a target is there that is not extracted; then its own chart, which is its memory and nobody
-    else's: for each region of 5x5 cells the share that it has had in view, and whether it knows a target there.
+    Observation: row and column, one-hot each, and both as numbers from -1 to 1; for each cell in view, row by row: 1 if
+    blocked or outside, agents there (itself included) / N, 1 if a target is there that is not extracted; then its own chart,
+    which is its memory and nobody else's: for each region of 5x5 cells the share that it has had in view, and whether it knows
+    a target there.
 
     Args:
-        n_steps: the longest episode. The paper is silent; a re-implementer took 100.
+        n_steps: the longest episode. The paper is silent; a re-implementer took 100. With 50 a team without messages does as
+            well as the paper's does.
         n_hands: agents that must be on a target at once to extract it. The paper is silent.
         drift: the probability with which an obstacle tries to move in a step. The paper says that they move.
         has_chart: whether agents remember what they have had in view. The paper's agents have a hidden state.
@@ -53,13 +72,13 @@ class SearchExtract:
     def __init__(
         self,
         *,
-        name: str = "search_extract_v1",
+        name: str = "search_extract_v2",
         size: int = 20,
         n_agents: int = 4,
         vision: int = 2,
         obstacles: float = 0.15,
         n_targets: tuple[int, int] = (3, 5),
-        n_steps: int = 100,
+        n_steps: int = 50,
         n_hands: int = 2,
         drift: float = 0.5,
         has_chart: bool = True,
@@ -75,7 +94,7 @@ class SearchExtract:
         self._spec = WorldSpec(
             name=name,
             n_agents=n_agents,
-            observation_width=2 * size + 3 * n_view + (2 * n_regions if has_chart else 0),
+            observation_width=2 * size + 2 + 3 * n_view + (2 * n_regions if has_chart else 0),
             action_counts=(len(MOVES),) * n_agents,
             n_steps=n_steps,
             success="all targets are extracted by the last step",
@@ -93,7 +112,8 @@ class SearchExtract:
         n_across = size // REGION
         self._region = cell // size // REGION * n_across + cell % size // REGION
         line = torch.eye(size)
-        self._place = torch.cat([line[cell // size], line[cell % size]], 1)
+        numbers = torch.stack([cell // size, cell % size], 1) / (size - 1) * 2 - 1
+        self._place = torch.cat([line[cell // size], line[cell % size], numbers], 1)
         self._cell_BN = torch.zeros(0, n_agents, dtype=torch.int64)
         self._clock = 0
         self.set_progress(1.0)
@@ -112,7 +132,12 @@ class SearchExtract:
         self._cell_BN, self._target_BT, self._obstacle_BM = place[:, :N], place[:, N : N + T], place[:, N + T :]
         low, high = self._n_targets
         n_targets = torch.randint(low, high + 1, (n_worlds, 1), generator=generator)
-        self._is_left_BT = torch.arange(T) < n_targets
+        if self._lesson.calls:
+            is_called = torch.rand(n_worlds, generator=generator) < self._lesson.calls
+            who = torch.arange(N) == torch.randint(N, (n_worlds, 1), generator=generator)
+            self._cell_BN = torch.where(is_called[:, None] & who, self._target_BT[:, :1], self._cell_BN)
+        self._is_left_BT = torch.arange(T) < (1 if self._lesson.is_alone else n_targets)
+        self._is_left_BT = self._is_left_BT.expand(n_worlds, T).clone()
         self._is_found_BT = torch.zeros(n_worlds, T, dtype=torch.bool)
         self._seen_BNP = torch.zeros(n_worlds, N, self._n_padded)
         self._known_BNT = torch.zeros(n_worlds, N, T, dtype=torch.bool)
@@ -134,7 +159,7 @@ class SearchExtract:
         discovered, covered = self._look()
         reward += DISCOVER * discovered + COVERAGE * covered / self._view.shape[1]
         has_hand = self._has_hand()
-        is_extracted = (has_hand.sum(1) >= self._n_needed) & self._is_left_BT
+        is_extracted = (has_hand.sum(1) >= self._n_hands) & self._is_left_BT
         self._is_left_BT = self._is_left_BT & ~is_extracted
         reward += EXTRACT * (has_hand & is_extracted[:, None]).sum(2)
         return self._out(reward * ~is_over[:, None])
@@ -150,9 +175,8 @@ class SearchExtract:
         return 1 - n_left / n_all
 
     def set_progress(self, progress: float) -> None:
-        """One hand is enough at first, then hands nearby are; the full task from 55 % on."""
-        stage = next(((n, reach) for until, n, reach in CURRICULUM if progress < until), (self._n_hands, 0))
-        self._n_needed, self._reach = min(self._n_hands, stage[0]), stage[1]
+        """One target and somebody on it at first, then more of them, with hands nearby; the full task from 45 % on."""
+        self._lesson = next((lesson for lesson in CURRICULUM if progress < lesson.until), FULL_TASK)
 
     def close(self) -> None:
         """Nothing to free."""
@@ -161,7 +185,8 @@ class SearchExtract:
         """Which agents are near enough to which targets to help extract them, [B, N, T]."""
         agent, target = self._cell_BN[:, :, None], self._target_BT[:, None]
         rows, columns = agent // self._size - target // self._size, agent % self._size - target % self._size
-        has_hand: Tensor = (rows.abs() <= self._reach) & (columns.abs() <= self._reach)
+        reach = self._lesson.reach
+        has_hand: Tensor = (rows.abs() <= reach) & (columns.abs() <= reach)
         return has_hand
 
     def _is_over(self) -> Tensor:
@@ -240,29 +265,24 @@ class SearchExtract:
 
 def one_hand() -> SearchExtract:
     """A choice that the paper leaves open, taken otherwise: one agent is enough to extract a target."""
-    return SearchExtract(name="search_extract_one_hand_v1", n_hands=1)
+    return SearchExtract(name="search_extract_one_hand_v2", n_hands=1)
 
 
-def short() -> SearchExtract:
-    """Another one: half the steps."""
-    return SearchExtract(name="search_extract_short_v1", n_steps=50)
-
-
-def long() -> SearchExtract:
-    """Another one: twice the steps."""
-    return SearchExtract(name="search_extract_long_v1", n_steps=200)
+def longer() -> SearchExtract:
+    """Another one: as many steps as a re-implementer took."""
+    return SearchExtract(name="search_extract_longer_v2", n_steps=100)
 
 
 def still() -> SearchExtract:
     """Another one: obstacles stay where they are."""
-    return SearchExtract(name="search_extract_still_v1", drift=0.0)
+    return SearchExtract(name="search_extract_still_v2", drift=0.0)
 
 
 def restless() -> SearchExtract:
     """Another one: every obstacle tries to move in every step."""
-    return SearchExtract(name="search_extract_restless_v1", drift=1.0)
+    return SearchExtract(name="search_extract_restless_v2", drift=1.0)
 
 
 def forgetful() -> SearchExtract:
     """Another one: agents have no chart, and so no memory of what they saw."""
-    return SearchExtract(name="search_extract_forgetful_v1", has_chart=False)
+    return SearchExtract(name="search_extract_forgetful_v2", has_chart=False)

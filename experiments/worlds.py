@@ -29,7 +29,7 @@ from commlib.experiments.world_predator_prey import (
 )
 from commlib.experiments.world_reference import Reference
 from commlib.experiments.world_riddle import Riddle, riddle_4
-from commlib.experiments.world_search_extract import SearchExtract
+from commlib.experiments.world_search_extract import SearchExtract, forgetful, longer, one_hand, restless, still
 from commlib.experiments.world_secret import Secret
 from commlib.experiments.world_speaker_listener import SpeakerListener
 from commlib.experiments.world_switchboard import Switchboard
@@ -56,7 +56,12 @@ _BUILT_IN: dict[str, Callable[[], World]] = {
     "reference_v1": Reference,
     "riddle_v1": Riddle,
     "riddle_4_v1": riddle_4,
-    "search_extract_v1": SearchExtract,
+    "search_extract_v2": SearchExtract,
+    "search_extract_one_hand_v2": one_hand,
+    "search_extract_longer_v2": longer,
+    "search_extract_still_v2": still,
+    "search_extract_restless_v2": restless,
+    "search_extract_forgetful_v2": forgetful,
     "secret_v1": Secret,
     "speaker_listener_v1": SpeakerListener,
     "switchboard_v1": Switchboard,
@@ -84,7 +89,7 @@ def list_worlds() -> list[WorldSpec]:
 
 def known_spec(name: str) -> WorldSpec | None:
     """What is known of a built-in world by the name that its results bear; None of any other."""
-    if found := next((spec for spec in list_worlds() if spec.name in (name, f"{name}_v1")), None):
+    if found := next((spec for spec in list_worlds() if name in (spec.name, without_version(spec.name))), None):
         return found
     sized = re.fullmatch(r"(.+)_(\d+)(_v\d+)", name)
     if sized is None or sized[1] + sized[3] not in _OF_ANY_SIZE:
@@ -93,6 +98,15 @@ def known_spec(name: str) -> WorldSpec | None:
         return _OF_ANY_SIZE[sized[1] + sized[3]](int(sized[2])).spec
     except WorldError:  # a name that no result can bear
         return None
+
+
+def without_version(name: str) -> str:
+    """A world's name without its version.
+
+    >>> without_version("guide_8_v1")
+    'guide_8'
+    """
+    return re.sub(r"_v\d+$", "", name)
 
 
 def make_world(world: "Nameable", n_agents: int | None = None) -> World:
@@ -140,9 +154,9 @@ def _made(world: "Nameable") -> World:
 
 
 def _from_name(name: str) -> World:
-    for candidate in (name, f"{name}_v1"):
-        if candidate in _BUILT_IN:
-            return _BUILT_IN[candidate]()
+    for full_name, make in _BUILT_IN.items():
+        if name in (full_name, without_version(full_name)):
+            return make()
     plugins = {point.name: point for point in entry_points(group="commlib.worlds")}
     if name in plugins:
         return _from_object(plugins[name].load(), name)

@@ -33,6 +33,17 @@ def test_later_layers_win_setting_by_setting(layers, tmp_path):
     assert resolve("maze", None, file, {"seed": 5}).seed == 5
 
 
+@pytest.mark.parametrize("name", ["maze_v2", "maze_still", "maze_very_still_v1", "maze+other", "maze_still+other"])
+def test_a_world_is_learned_as_the_one_whose_name_it_extends(layers, name):
+    assert resolve(name).density == 0.1
+    assert resolve(name).world == name
+
+
+@pytest.mark.parametrize("name", ["amaze", "mazes_v1", "my_maze:maze", "other+maze"])
+def test_other_worlds_are_learned_by_the_defaults(layers, name):
+    assert resolve(name).density != 0.1
+
+
 def test_a_version_finds_its_recipe_and_stays_in_the_name(layers):
     config = resolve("maze_v1")
     assert (config.world, config.density) == ("maze_v1", 0.1)
@@ -101,3 +112,15 @@ def test_the_local_runtime_needs_no_ray():
     runtime = open_runtime(make_config(), 2)
     assert isinstance(runtime, LocalRuntime)
     assert runtime.n_hosts == 2
+
+
+def test_none_says_nothing_whatever_else_is_asked(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("topology: full\n")
+    with pytest.raises(
+        ConfigError, match="method none is a team without messages, and with topology full it would have"
+    ):
+        resolve("guide", "none", file)
+    with pytest.raises(ConfigError, match="add --topology none"):
+        resolve("guide", "none", None, {"topology": "ring"})
+    assert resolve("guide", "none", file, {"topology": "none"}).topology == "none"

@@ -38,9 +38,9 @@ def act(*actions):
 
 def test_the_spec_is_the_paper_s():
     spec = SearchExtract().spec
-    assert (spec.n_agents, spec.n_actions, spec.n_steps) == (4, 5, 100)
-    assert spec.observation_width == 20 + 20 + 3 * VIEW + 2 * 16
-    assert SearchExtract(has_chart=False).spec.observation_width == 20 + 20 + 3 * VIEW
+    assert (spec.n_agents, spec.n_actions, spec.n_steps) == (4, 5, 50)
+    assert spec.observation_width == 20 + 20 + 2 + 3 * VIEW + 2 * 16
+    assert SearchExtract(has_chart=False).spec.observation_width == 20 + 20 + 2 + 3 * VIEW
 
 
 def test_everything_begins_on_a_cell_of_its_own_with_3_to_5_targets_and_obstacles_on_15_percent():
@@ -104,7 +104,8 @@ def test_an_agent_sees_its_view_and_knows_its_own_chart_alone():
     own = out.observation[0, 0]
     assert own[:20].argmax() == 5
     assert own[20:40].argmax() == 5
-    view = own[40 : 40 + 3 * VIEW].view(5, 5, 3)
+    assert own[40:42].tolist() == pytest.approx([5 / 19 * 2 - 1] * 2)
+    view = own[42 : 42 + 3 * VIEW].view(5, 5, 3)
     assert view[..., 0].nonzero().tolist() == [[4, 4]], "the obstacle, two rows down and two columns right"
     assert view[2, 2, 1] == view[2, 3, 1] == 0.25
     assert view[..., 2].nonzero().tolist() == [[1, 1]]
@@ -112,7 +113,7 @@ def test_an_agent_sees_its_view_and_knows_its_own_chart_alone():
     assert seen[5] == pytest.approx(9 / 25)
     assert seen.sum() == pytest.approx(1.0)
     assert known.nonzero().tolist() == [[0, 0], [1, 0]]
-    corner = out.observation[0, 3, 40 : 40 + 3 * VIEW].view(5, 5, 3)[..., 0]
+    corner = out.observation[0, 3, 42 : 42 + 3 * VIEW].view(5, 5, 3)[..., 0]
     assert corner.sum() == 25 - 9
 
 
@@ -146,14 +147,26 @@ def test_obstacles_drift_and_never_share_a_cell_or_step_on_anything():
 
 
 def test_the_curriculum_ends_in_the_full_task_and_that_is_what_is_judged():
-    world = placed([at(5, 5), at(6, 7), *FAR[:2]], [at(5, 5), at(0, 19)])
     stay = act(STAY, STAY, STAY, STAY)
-    world.set_progress(0.6)
-    assert not world.step(stay).reward[0].any()
-    world.set_progress(0.2)  # two hands within the view
-    assert world.step(stay).reward[0, 0] == EXTRACT
-    assert SearchExtract()._n_needed == 2
-    assert SearchExtract()._reach == 0
+    for progress, is_extracted in ((0.0, True), (0.2, True), (0.4, True), (0.45, False), (1.0, False)):
+        world = placed([at(5, 5), at(6, 6), *FAR[:2]], [at(5, 5), at(0, 19)])
+        world.set_progress(progress)  # at first hands on the next cells are enough
+        assert (world.step(stay).reward[0, 0] == EXTRACT) == is_extracted
+        assert not placed([at(5, 5), at(5, 7), *FAR[:2]], [at(5, 5), at(0, 19)]).step(stay).reward[0].any()
+    judged, taught = SearchExtract(), SearchExtract()
+    taught.set_progress(0.5)
+    assert judged.reset(8, generator()).observation.equal(taught.reset(8, generator()).observation)
+
+
+def test_in_the_first_lessons_one_agent_begins_on_a_target():
+    world = SearchExtract()
+    for progress, n_targets, least, most in ((0.0, {1}, 200, 200), (0.2, {3, 4, 5}, 70, 130), (0.4, {3, 4, 5}, 0, 0)):
+        world.set_progress(progress)
+        world.reset(200, generator())
+        on_target = (world._cell_BN[:, :, None] == world._target_BT[:, None]).any(2).sum(1)
+        assert least <= int((on_target == 1).sum()) <= most
+        assert int((on_target > 1).sum()) == 0
+        assert set(world._is_left_BT.sum(1).tolist()) == n_targets
 
 
 @pytest.mark.parametrize("settings", [{"obstacles": 0.99}, {"size": 21}, {"n_hands": 5}, {"n_hands": 0}])

@@ -84,7 +84,7 @@ def test_built_in_names(name, kind, full_name):
 
 def test_every_listed_world_can_be_made_by_its_name():
     assert [make_world(spec.name).spec for spec in list_worlds()] == list_worlds()
-    assert len(list_worlds()) == 23
+    assert len(list_worlds()) == 28
 
 
 def test_worlds_are_listed_without_loading_their_material():
