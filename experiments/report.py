@@ -526,7 +526,7 @@ def _areas(groups: list[Group]) -> Html | None:
         except ConfigError:  # nobody says nothing, or everybody does: there is no axis
             continue
         rows += [
-            (one.name, world, str(one.area.n), _over(one.area, 1), _times(one.times), _over(one.squared, 1))
+            (one.name, world, str(one.area.n), _share(one.area), _times(one.times), _over(one.squared, 1))
             for one in found
         ]
     if not rows:
@@ -550,8 +550,16 @@ def _over(figure: OverSeeds, scale: float) -> str:
     return number(scale * figure.iqm) + side
 
 
+def _share(figure: OverSeeds) -> str:
+    """A share over seeds with its interval, to three decimals."""
+    if figure.iqm is None:
+        return NONE
+    side = "" if figure.ci95 is None else f" [{figure.ci95[0]:.3f}, {figure.ci95[1]:.3f}]"
+    return f"{figure.iqm:.3f}{side}"
+
+
 def _times(ratio: float | None) -> str:
-    return NONE if ratio is None else number(ratio)
+    return NONE if ratio is None else f"{ratio:.2f}"
 
 
 def _figure_section(drawn: Drawn) -> Html | None:

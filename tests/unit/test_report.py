@@ -263,7 +263,7 @@ def test_areas_and_profiles_stand_where_there_is_something_to_compare(tmp_path):
     assert "times the best other" in text
     table = text.partition("Area under the frontier")[2].partition("</table>")[0]
     assert table.index(">ours<") < min(table.index(">int8<"), table.index(">none<"))
-    assert ">0 [0, 0]<" in table  # who says nothing covers nothing
+    assert ">0.000 [0.000, 0.000]<" in table  # who says nothing covers nothing
     assert "profiles" in text
     alone = written([make_run(tmp_path / "alone")], tmp_path)
     assert "Area under the frontier" not in alone
