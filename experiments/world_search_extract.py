@@ -9,13 +9,15 @@ that move on 15 % of the cells, 3 to 5 targets, 5 moves, and the rewards below. 
 say how long an episode is, what extracting takes, what success is, or how obstacles move. These are our choices, each of them
 a setting of `SearchExtract`: see there, and docs/search-extract.md for what other choices change.
 
-Shapes: B worlds, N agents, T targets (the most there can be), M obstacles, C cells, V cells in view, R regions of a chart.
+Shapes: B worlds, N agents, T targets (the most there can be), M obstacles, C cells, V cells in view, S size of the grid, K
+= 5 bands of a chart.
 """
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from commlib.errors import WorldError
 from commlib.experiments.world_guide import MOVES, check_action, move_table
@@ -24,8 +26,10 @@ from commlib.world import WorldSpec, WorldStep
 
 DISCOVER, EXTRACT, COVERAGE, MOVE_COST = 5.0, 10.0, 2.0, 0.01
 """The paper's rewards. Its 0.1 per message is not among them: what a message costs is the ledger's matter."""
-REGION = 5
-"""Rows and columns of a region of an agent's chart."""
+BANDS = (-7, -2, 3, 8)
+"""Where the bands of rows (and of columns) of an agent's chart begin, but for the first one, counted from where it stands."""
+PATCH = 25
+"""Cells of a patch where neither the wall nor the end of the chart cuts it or makes it larger."""
 
 
 class Lesson(NamedTuple):
@@ -58,8 +62,8 @@ class SearchExtract:
 
     Observation: row and column, one-hot each, and both as numbers from -1 to 1; for each cell in view, row by row: 1 if
     blocked or outside, agents there (itself included) / N, 1 if a target is there that is not extracted; then its own chart,
-    which is its memory and nobody else's: for each region of 5x5 cells the share that it has had in view, and whether it knows
-    a target there.
+    which is its memory and nobody else's: of 5x5 patches around it (its view is the one in the middle; the outermost ones go on
+    to the wall) how many cells it has not had in view yet / 25, and whether it knows a target there.
 
     Args:
         n_steps: the longest episode. The paper is silent; a re-implementer took 100. With 50 a team without messages does as
@@ -85,20 +89,20 @@ class SearchExtract:
     ) -> None:
         n_cells, n_view = size * size, (2 * vision + 1) ** 2
         self._n_obstacles = round(obstacles * n_cells)
-        if n_agents + n_targets[1] + self._n_obstacles > n_cells or size % REGION or not 1 <= n_hands <= n_agents:
+        if n_agents + n_targets[1] + self._n_obstacles > n_cells or not 1 <= n_hands <= n_agents:
             raise WorldError(
                 f"{name} needs a cell for each of {n_agents} agents, {n_targets[1]} targets and {self._n_obstacles} obstacles "
-                f"on {n_cells}, a size that {REGION} divides, and 1 to {n_agents} hands for a target"
+                f"on {n_cells}, and 1 to {n_agents} hands for a target"
             )
-        n_regions = (size // REGION) ** 2
+        n_patches = (len(BANDS) + 1) ** 2
         self._spec = WorldSpec(
             name=name,
             n_agents=n_agents,
-            observation_width=2 * size + 2 + 3 * n_view + (2 * n_regions if has_chart else 0),
+            observation_width=2 * size + 2 + 3 * n_view + (2 * n_patches if has_chart else 0),
             action_counts=(len(MOVES),) * n_agents,
             n_steps=n_steps,
             success="all targets are extracted by the last step",
-            must_say="where a target is that needs another hand: about log2 16 bits for the region, once for each target",
+            must_say="where a target is that needs another hand: at most log2 400 bits, once for each target",
             source="Farooq & Iqbal 2026, arXiv:2602.02035 (search-and-extract); what it leaves open is ours",
         )
         self._size, self._n_targets, self._n_hands, self._drift = size, n_targets, n_hands, drift
@@ -109,8 +113,6 @@ class SearchExtract:
         self._pad = self._view[:, n_view // 2]
         self._is_outside = torch.ones(self._n_padded).index_fill_(0, self._pad, 0.0)
         cell = torch.arange(n_cells)
-        n_across = size // REGION
-        self._region = cell // size // REGION * n_across + cell % size // REGION
         line = torch.eye(size)
         numbers = torch.stack([cell // size, cell % size], 1) / (size - 1) * 2 - 1
         self._place = torch.cat([line[cell // size], line[cell % size], numbers], 1)
@@ -249,18 +251,25 @@ class SearchExtract:
         return WorldStep(torch.cat(parts, -1), reward, is_over, (~is_over)[:, None].expand(B, N))
 
     def _chart(self) -> list[Tensor]:
-        """Of each region the share that an agent has had in view, and whether it knows a target there, [B, N, R] each."""
+        """Of each patch the cells that an agent has not had in view, and whether it knows a target there, [B, N, K * K] each."""
         if not self._has_chart:
             return []
         B, N = self._cell_BN.shape
-        n_regions = (self._size // REGION) ** 2
-        empty = torch.zeros(B, N, n_regions)
-        region = self._region.expand(B, N, -1)
-        seen = empty.scatter_add(2, region, self._seen_BNP[..., self._pad]) / REGION**2
+        unseen = 1 - self._seen_BNP[..., self._pad]
         # what an agent knows to be there is gone once it sees that; it is not told when others take it
-        known = self._known_BNT.float()
-        where = self._region[self._target_BT][:, None].expand(B, N, -1)
-        return [seen, empty.scatter_add(2, where, known).clamp_max(1)]
+        where = self._target_BT[:, None].expand(B, N, -1)
+        known = torch.zeros(B, N, self._size**2).scatter_add(2, where, self._known_BNT.float())
+        return [self._by_patch(unseen) / PATCH, self._by_patch(known).clamp_max(1)]
+
+    def _by_patch(self, cells_BNC: Tensor) -> Tensor:
+        """Sums of cells over the patches around each agent, row by row, [B, N, K * K]."""
+        B, N = self._cell_BN.shape
+        S, K = self._size, len(BANDS) + 1
+        begin = torch.tensor([-S, *BANDS, S])
+        row, column = ((place[..., None] + begin).clamp(0, S) for place in (self._cell_BN // S, self._cell_BN % S))
+        total = pad(cells_BNC.view(B, N, S, S).cumsum(2).cumsum(3), (1, 0, 1, 0))
+        bands = total.gather(2, row[..., None].expand(B, N, K + 1, S + 1)).diff(dim=2)
+        return bands.gather(3, column[:, :, None].expand(B, N, K, K + 1)).diff(dim=3).flatten(2)
 
 
 def one_hand() -> SearchExtract:

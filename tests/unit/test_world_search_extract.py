@@ -39,7 +39,7 @@ def act(*actions):
 def test_the_spec_is_the_paper_s():
     spec = SearchExtract().spec
     assert (spec.n_agents, spec.n_actions, spec.n_steps) == (4, 5, 50)
-    assert spec.observation_width == 20 + 20 + 2 + 3 * VIEW + 2 * 16
+    assert spec.observation_width == 20 + 20 + 2 + 3 * VIEW + 2 * 25
     assert SearchExtract(has_chart=False).spec.observation_width == 20 + 20 + 2 + 3 * VIEW
 
 
@@ -109,10 +109,13 @@ def test_an_agent_sees_its_view_and_knows_its_own_chart_alone():
     assert view[..., 0].nonzero().tolist() == [[4, 4]], "the obstacle, two rows down and two columns right"
     assert view[2, 2, 1] == view[2, 3, 1] == 0.25
     assert view[..., 2].nonzero().tolist() == [[1, 1]]
-    seen, known = own[-32:-16], out.observation[0, :, -16:]
-    assert seen[5] == pytest.approx(9 / 25)
-    assert seen.sum() == pytest.approx(1.0)
-    assert known.nonzero().tolist() == [[0, 0], [1, 0]]
+    unseen, known = own[-50:-25].view(5, 5) * 25, out.observation[0, :, -25:]
+    # rows and columns 0 to 2, 3 to 7 (its view), 8 to 12, and 13 to 19, with none before these
+    assert unseen[2].tolist() == pytest.approx([0, 15, 0, 25, 35])
+    assert unseen[:, 2].tolist() == pytest.approx([0, 15, 0, 25, 35])
+    assert float(unseen.sum()) == pytest.approx(400 - 25)
+    assert known.nonzero().tolist() == [[0, 12], [1, 12]], "in the view of both; the other one is in nobody's"
+    assert out.observation[0, 3, -50:-25].view(5, 5)[2].tolist() == pytest.approx([0, 0, 0, 0.6, 1.44])
     corner = out.observation[0, 3, 42 : 42 + 3 * VIEW].view(5, 5, 3)[..., 0]
     assert corner.sum() == 25 - 9
 
@@ -122,9 +125,9 @@ def test_what_others_took_is_known_when_it_is_seen_to_be_gone():
     world.step(act(STAY, STAY, RIGHT, STAY))
     assert world._known_BNT[0, :, 0].tolist() == [True, True, True, False], "taken out after the look"
     out = world.step(act(STAY, STAY, STAY, STAY))
-    assert out.observation[0, :3, -16:].sum(1).tolist() == [0, 0, 1], "the third has turned its back"
+    assert out.observation[0, :3, -25:].sum(1).tolist() == [0, 0, 1], "the third has turned its back"
     out = world.step(act(STAY, STAY, LEFT, STAY))
-    assert not out.observation[0, 2, -16:].any()
+    assert not out.observation[0, 2, -25:].any()
 
 
 def test_obstacles_drift_and_never_share_a_cell_or_step_on_anything():
@@ -169,7 +172,7 @@ def test_in_the_first_lessons_one_agent_begins_on_a_target():
         assert set(world._is_left_BT.sum(1).tolist()) == n_targets
 
 
-@pytest.mark.parametrize("settings", [{"obstacles": 0.99}, {"size": 21}, {"n_hands": 5}, {"n_hands": 0}])
+@pytest.mark.parametrize("settings", [{"obstacles": 0.99}, {"n_hands": 5}, {"n_hands": 0}])
 def test_what_cannot_be_is_refused(settings):
     with pytest.raises(WorldError, match="needs a cell for each"):
         SearchExtract(**settings)
