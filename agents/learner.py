@@ -83,6 +83,7 @@ class Samples(NamedTuple):
         noise: drawn by the driver, [L, n, D], or dice for gates, [L, n, 1], in each round; empty where there is none.
         talk: who talked in the first round, 0/1 [L, n].
         said_in: the sample in which what is heard in each was said, [L], each once; None: the same.
+        weight: how much each sample counts in every term but the codec's own, [L], mean about 1; None: all alike.
     """
 
     observation: Tensor
@@ -98,6 +99,7 @@ class Samples(NamedTuple):
     noise: tuple[Tensor, ...]
     talk: Tensor
     said_in: Tensor | None = None
+    weight: Tensor | None = None
 
 
 class _Messages(NamedTuple):
@@ -299,6 +301,8 @@ class Learner:
         """Keep what is left to be done of this leg; the messages without their graph."""
         s, index, none = self._samples, self._said, torch.zeros(())
         weight = torch.full_like(said.bits, 1.0 / (len(index) * self.policy.spec.n_agents))
+        if s.weight is not None:
+            weight = weight * s.weight[index][:, None]
         share = len(self.agents) / self.policy.spec.n_agents
         gate = none
         if talk is not None and phase.use_gate:
@@ -322,12 +326,14 @@ class Learner:
         log_p = self._log_probs_of(phase, aware)
         log_ratio = log_p.gather(-1, s.action[index][..., None])[..., 0] - s.log_prob[index]
         active = s.active[index].float()
-        even = 1.0 / (len(index) * self.policy.spec.n_agents)
+        even = torch.full_like(active, 1.0 / (len(index) * self.policy.spec.n_agents))
+        if s.weight is not None:
+            even = even * s.weight[index][:, None]
         entropy = -(log_p.exp() * log_p.clamp_min(-30.0)).sum(-1)
         predicted = self.policy.value(s.state[index], s.elapsed[index])[:, self.agents]
         terms = LossTerms(
             policy=objective.policy(log_ratio, s.advantage[index], active * even),
-            value=objective.value(predicted, s.target[index], torch.full_like(active, even)),
+            value=objective.value(predicted, s.target[index], even),
             entropy=-phase.entropy_weight * (entropy * active * even).sum(),
             commitment=sum((leg.commitment for leg in self._legs), torch.zeros(())),
             rate=sum((leg.rate for leg in self._legs), torch.zeros(())),

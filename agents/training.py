@@ -280,8 +280,10 @@ def reconsidered(team: Team, rollout: Rollout, phase: Phase) -> tuple[Rollout, T
     return rollout._replace(log_prob=log_prob, value=value), trust
 
 
-def _load(team: Team, rollout: Rollout, active: Tensor, advantage: Tensor, target: Tensor) -> None:
-    """Give each host its samples: those of worlds that were not over, [L, N]."""
+def _load(
+    team: Team, rollout: Rollout, active: Tensor, advantage: Tensor, target: Tensor, weight: Tensor | None = None
+) -> None:
+    """Give each host its samples: those of worlds that were not over, [L, N]; `weight`, [L], says how much each counts."""
     alive = rollout.alive
 
     def mine(tensor: Tensor) -> list[Tensor]:
@@ -305,7 +307,9 @@ def _load(team: Team, rollout: Rollout, active: Tensor, advantage: Tensor, targe
     state, elapsed = rollout.observation[alive], rollout.elapsed.expand(alive.shape)[alive]
     said_in = _said_in(rollout)
     samples = [
-        Samples(observation, state, elapsed, action, log_prob, adv, tgt, act, contexts, last, noise, talk, said_in)
+        Samples(
+            observation, state, elapsed, action, log_prob, adv, tgt, act, contexts, last, noise, talk, said_in, weight
+        )
         for (observation, action, log_prob, adv, tgt, act, talk), contexts, last, noise in zip(
             columns, past, held, noises, strict=True
         )
@@ -349,10 +353,9 @@ def update(
     normalised = (advantage[alive] - scale.mean()) / spread
     if trust is not None:
         normalised = normalised * trust[alive]
-    if weights_K is not None:
-        normalised = normalised * weights_K[rollout.part].expand(alive.shape)[alive][:, None]
     phase = phase._replace(objective=phase.objective.at_scale(spread))
-    _load(team, rollout, active, normalised, target[alive])
+    weight = None if weights_K is None else weights_K[rollout.part].expand(alive.shape)[alive]
+    _load(team, rollout, active, normalised, target[alive], weight)
     n_samples, n_rounds, paths = int(alive.sum()), len(rollout.z), Paths(team, rollout)
     totals: list[LossTerms] = []
     pending: Gradients | None = None  # applied with the next question, to save a call

@@ -4,9 +4,9 @@ A pair of scales for a page of results. The first claim is by the seed paper's o
 whatever it says (Farooq & Iqbal 2026, arXiv:2602.02035), so that with one codec fewer messages are all the saving there can be;
 the second weighs frames. Not a comparison with all its notes and warnings: that is `commlib compare`.
 
-A team that always speaks with the same codec is this one at rate weight 0, where each message is the nearest code: a silent
-receiver takes the expected code, so that who is silent only where the nearest code is the expected one is understood as who
-speaks. Its success is that of the frontier's first rung, from the episodes of calibration.
+Nobody here speaks always: that is an argument, not a measurement. A silent sender is heard to say the expected code, so a team
+that tells each message by its nearest code (rate weight 0) acts alike whether it sends the codes that are expected or not.
+Beside a run stands what it comes to at that rate weight, in the episodes of calibration.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
 from commlib.errors import ConfigError
+from commlib.experiments.compare import MUST_AGREE
 from commlib.experiments.intervals import OverSeeds, over_seeds
-from commlib.experiments.sides import Found, read_results
+from commlib.experiments.sides import Found, read_results, told_apart
 from commlib.experiments.strata import ratio_of_iqms
 from commlib.records import Result
 
 RATE_HEAD = (
-    "| runs | n | success % (95 %) | always speaking, success % | bits per agent and episode by log2 K (95 %) | always "
-    "speaking | fewer messages % (95 %) |\n|---|---|---|---|---|---|---|"
+    "| runs | n | success % (95 %) | with each nearest code, success % | bits per agent and episode by log2 K (95 %) | if every "
+    "code were sent | fewer messages % (95 %) |\n|---|---|---|---|---|---|---|"
 )
 RIVALS_HEAD = (
     "| against | n | its success % (95 %) | of its success % (95 %) | its wire bits per agent and episode | fewer wire bits % "
@@ -33,27 +35,26 @@ RIVALS_HEAD = (
 )
 
 
+ONE_CODE: Final = ("vq", "gvq")
+"""Codecs whose message is one code of a codebook."""
+
+
 def rate_rows(groups: Mapping[str, Sequence[Path]]) -> list[str]:
-    """Each group of runs beside itself if it always spoke.
+    """Each group of runs beside itself if every code were sent.
 
     Raises:
-        ConfigError: a group holds runs that differ in more than their seeds, or one without success, codes or frontier.
+        ConfigError: a group holds runs that differ in more than their seeds, or one to which the rule does not apply.
     """
     return [_rate_row(name, read_results(name, paths)) for name, paths in groups.items()]
 
 
 def _rate_row(name: str, runs: Sequence[Found]) -> str:
     results = [run.result for run in runs]
-    spoken, slots = [], []
     for run in results:
-        if not run.codec_health.perplexity or not run.frontier or run.frontier[0].success is None:
-            raise ConfigError(
-                f"{name} holds a run without codes, frontier or success; the rule of log2 K needs all three"
-            )
-        bits = math.log2(run.codec_health.used_codes + run.codec_health.dead_codes)
-        n_slots = run.bits.per_agent_episode.wire / run.bits.per_agent_step.wire
-        spoken.append(bits * run.messages_per_agent_step * n_slots)
-        slots.append(bits * n_slots)
+        if why := _why_no_rate(run):
+            raise ConfigError(f"{name} holds a run {why}; the rule of log2 K does not apply to it")
+    slots = [math.log2(_n_codes(run)) * (run.episode_steps.mean or 0.0) for run in results]
+    spoken = [slot * run.messages_per_agent_step for slot, run in zip(slots, results, strict=True)]
     fewer = ratio_of_iqms(
         [run.messages_per_agent_step for run in results], [1.0] * len(results), generator=np.random.default_rng(0)
     )
@@ -68,13 +69,38 @@ def _rate_row(name: str, runs: Sequence[Found]) -> str:
     )
 
 
+def _n_codes(run: Result) -> int:
+    return run.codec_health.used_codes + run.codec_health.dead_codes
+
+
+def _why_no_rate(run: Result) -> str:
+    """Why a run's messages are not one code each, sent unless it is the expected one; empty where they are."""
+    if run.codec not in ONE_CODE:
+        return f"with the codec {run.codec}, whose messages are not one code each"
+    if (run.rounds or 1) != 1:
+        return f"with {run.rounds} rounds in a step"
+    if run.gate not in (None, "none"):
+        return f"with the gate {run.gate}"
+    if not run.frontier or run.frontier[0].success is None or run.episode_steps.mean is None:
+        return "without success at rate weight 0"
+    return ""
+
+
 def rival_rows(groups: Mapping[str, Sequence[Path]]) -> list[str]:
     """The first group beside each other one, by success and by bits on the wire.
 
     Raises:
-        ConfigError: a group holds runs that differ in more than their seeds, or a run has no success.
+        ConfigError: a group holds runs that differ in more than their seeds, a run has no success, or groups were not played
+            alike.
     """
     sides = {name: [run.result for run in read_results(name, paths)] for name, paths in groups.items()}
+    for field in ("world", "steps", "budget", *MUST_AGREE):
+        found = {name: getattr(runs[0], field) for name, runs in sides.items()}
+        if len(set(found.values())) > 1:
+            raise ConfigError(
+                f"{', '.join(sides)} differ in {field.replace('_', ' ')} ({told_apart(list(found.values()))}), so their bits do "
+                f"not compare"
+            )
     (first, ours), *others = sides.items()
     ours_row = _row(first, str(len(ours)), _percent(_success(first, ours)), "", _bits(_wire(ours)), "")
     return [ours_row, *(_rival_row(name, ours, theirs) for name, theirs in others)]

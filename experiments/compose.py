@@ -24,7 +24,7 @@ from commlib.codecs.frozen import TableCodec
 from commlib.config import RunConfig, make_config, read_yaml
 from commlib.errors import ConfigError
 from commlib.experiments.memory import Remembering
-from commlib.experiments.worlds import make_world, without_version
+from commlib.experiments.worlds import is_built_in, make_world, without_version
 from commlib.world import BudgetSeen, World, WorldSpec
 
 _METHOD = "method-"
@@ -79,15 +79,17 @@ def resolve(
     if method == "none" and config.topology != "none":
         raise ConfigError(
             f"method none is a team without messages, and with topology {config.topology} it would have some; add --topology "
-            f"none, or take another method"
+            f"none, or take another method; in a sweep with a topology, sweep none by itself"
         )
     return config
 
 
 def _learned_as(world: str, recipes: Mapping[str, Any]) -> str:
-    """The recipe for a world: its own, or else that of the world whose name it extends; of a mixture, that of its first one."""
+    """The recipe for a world: its own; of a built-in one without, that of the world whose name it extends; of a mixture, that
+    of its first one.
+    """
     name = without_version(world.partition("+")[0].strip())
-    while name not in recipes and "_" in name:
+    while name not in recipes and is_built_in(name):
         name = name.rpartition("_")[0]
     return name
 
@@ -116,13 +118,7 @@ def complete(config: RunConfig, spec: WorldSpec, *, has_name: bool = True) -> Ru
 
     learning, stages = config.learning, config.stages
     n_episodes = config.episodes or (512 if spec.is_batched else max(8, episodes_in(10)))
-    at_once = min(n_episodes, config.parallel_worlds or n_episodes, learning.n_worlds or n_episodes)
-    if at_once < len(spec.parts):
-        raise ConfigError(
-            f"a mixture of {len(spec.parts)} worlds needs at least as many side by side, and {at_once} are asked for; raise "
-            f"episodes, parallel_worlds or learning.n_worlds"
-        )
-    return config.model_copy(
+    completed = config.model_copy(
         update={
             "spread": spread,
             "episodes": n_episodes,
@@ -138,6 +134,29 @@ def complete(config: RunConfig, spec: WorldSpec, *, has_name: bool = True) -> Ru
             ),
         }
     )
+    if spec.parts:
+        _check_blocks(completed, len(spec.parts))
+    return completed
+
+
+def _check_blocks(config: RunConfig, n_parts: int) -> None:
+    """Refuse a mixture whose worlds would not all be played, or not alike.
+
+    Raises:
+        ConfigError: fewer worlds are side by side than the mixture has, or shards of a rollout have blocks of different size.
+    """
+    n_worlds, shards = config.learning.n_worlds or 0, config.learning.shards if config.spread == "worlds" else 1
+    at_once = min(config.episodes or 0, config.parallel_worlds or 0, n_worlds // shards)
+    if at_once < n_parts:
+        raise ConfigError(
+            f"a mixture of {n_parts} worlds needs at least as many side by side, and there would be {at_once}; raise episodes, "
+            f"parallel_worlds or learning.n_worlds" + (", or lower learning.shards" if shards > 1 else "")
+        )
+    if shards > 1 and n_worlds % (shards * n_parts):
+        raise ConfigError(
+            f"{n_worlds} worlds in {shards} shards have no equal blocks of {n_parts} worlds; take a learning.n_worlds that "
+            f"{shards * n_parts} divides"
+        )
 
 
 def world_of(config: RunConfig, world: World | None = None) -> World:

@@ -211,13 +211,25 @@ class Training:
             )  # fmt: skip
             sizes = learning.shards, learning.staleness
             self.rollouts = Shards(self.runtime, self.team, self.learning, *sizes, self.generator, make_player, *recipe)
-        self.balance = Balance(len(spec.parts)) if spec.parts and learning.balance == "worst" else None
+        self.balance = self._balance() if spec.parts else None
         self.iteration, self.steps, self.bit_price = 0, 0, 0.0
         rate = config.gate_rate if config.gate == "random" else 0.0
         self.gate = Gate("random" if config.gate == "random" else "none", rate, config.seed)
         self.fitted, self.priced = False, False  # the stages that were entered
         self.seconds, self.cpu_seconds = 0.0, 0.0
         self.calibration_seconds, self.calibration_steps = 0.0, 0
+
+    def _balance(self) -> Balance | None:
+        """What weighs the worlds of a mixture; None where all count alike."""
+        spec = self.world.spec
+        if self.config.learning.balance == "even":
+            return None
+        if not spec.success:
+            self.display.say(
+                f"{'balance':>10}  {spec.name} defines no success to be balanced by: its worlds count alike"
+            )
+            return None
+        return Balance(len(spec.parts))
 
     # --- the stages ---------------------------------------------------------------------------------------------------
 

@@ -26,13 +26,15 @@ class Mixture:
     episode are the part's own.
 
     Raises:
-        ConfigError: the worlds differ in agents or actions, or only some of them define success.
+        ConfigError: the worlds differ in agents or actions, only some of them define success, or one is there twice.
     """
 
     def __init__(self, worlds: Sequence[World]) -> None:
         self._worlds = list(worlds)
         specs = [world.spec for world in worlds]
-        first = specs[0]
+        first, names = specs[0], [spec.name for spec in specs]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"{' + '.join(names)} has a world twice; name each once")
         for spec in specs[1:]:
             if spec.action_counts != first.action_counts:
                 raise ConfigError(

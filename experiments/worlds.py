@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import entry_points
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -87,6 +88,15 @@ def list_worlds() -> list[WorldSpec]:
     return [make().spec for make in _BUILT_IN.values()]
 
 
+def is_built_in(name: str) -> bool:
+    """Whether a built-in world has this name, or a name that begins with it and an underscore.
+
+    >>> is_built_in("search_extract_still"), is_built_in("guide_mine.py:World")
+    (True, False)
+    """
+    return any(f"{full_name}_".startswith(f"{name}_") for full_name in _BUILT_IN)
+
+
 def known_spec(name: str) -> WorldSpec | None:
     """What is known of a built-in world by the name that its results bear; None of any other."""
     if found := next((spec for spec in list_worlds() if name in (spec.name, without_version(spec.name))), None):
@@ -143,7 +153,7 @@ def _made(world: "Nameable") -> World:
     if not isinstance(world, str):
         return _from_object(world, repr(world))
     name = world.strip()
-    if "+" in name:
+    if "+" in name and not Path(name.rpartition(":")[0]).is_file():  # a plus may stand in a path
         return Mixture([_made(part) for part in name.split("+")])
     package, colon, place = name.partition(":")
     if colon and package in ("pettingzoo", "mpe2"):

@@ -25,6 +25,7 @@ def write(folder, name, seed=0, success=0.9, wire=2.0, steps=10, messages=0.25, 
         "success": {"mean": success, "ci95": None, "n": 8},
         "bits": {"per_agent_step": bits(wire), "per_agent_episode": bits(steps * wire), "per_message": bits(wire)},
         "messages_per_agent_step": messages,
+        "episode_steps": {"mean": steps, "ci95": None, "n": 8},
         "codec_health": {"used_codes": 60, "dead_codes": 4, "perplexity": 20.0},
         "frontier": [rung],
     }
@@ -55,15 +56,35 @@ def test_rivals_by_the_wire(tmp_path):
 
 
 def test_what_no_claim_can_rest_on_is_refused(tmp_path):
-    codeless = write(tmp_path, "float", codec_health={"used_codes": 0, "dead_codes": 0, "perplexity": 0.0})
-    with pytest.raises(ConfigError, match="x holds a run without codes, frontier or success"):
-        rate_rows({"x": [codeless]})
+    for number, (change, sentence) in enumerate(
+        (
+            ({"codec": "int8"}, "with the codec int8, whose messages are not one code each"),
+            ({"rounds": 2}, "with 2 rounds in a step"),
+            ({"gate": "random"}, "with the gate random"),
+            ({"frontier": []}, "without success at rate weight 0"),
+        )
+    ):
+        path = write(tmp_path, "odd", number, **change)
+        with pytest.raises(ConfigError, match=f"x holds a run {sentence}; the rule of log2 K does not apply"):
+            rate_rows({"x": [path]})
+    (silent,) = rate_rows({"x": [write(tmp_path, "mute", wire=0.0, messages=0.0)]})
+    assert cells(silent)[4:] == ["0.0", "60.0", "100.00"]
     with pytest.raises(ConfigError, match="x holds a run without success"):
         rival_rows({"x": [write(tmp_path, "silent", success=None)]})
     with pytest.raises(ConfigError, match="x holds runs of guide_v1, predator_prey_easy_v1; narrow it"):
         rival_rows({"x": [write(tmp_path, "ours"), write(tmp_path, "guide", seed=1, world="guide_v1")]})
     with pytest.raises(ConfigError, match="x holds runs of .* that differ in method"):
         rival_rows({"x": [write(tmp_path, "ours"), write(tmp_path, "int8", seed=1, method="int8")]})
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [({"world": "guide_v1"}, "world"), ({"parallel_worlds": 1}, "parallel worlds"), ({"budget": "8 bit/step"}, "budget")],
+)
+def test_rivals_that_were_not_played_alike_are_refused(tmp_path, change, word):
+    ours, rival = write(tmp_path, "ours"), write(tmp_path, "int8", wire=8.0, method="int8", **change)
+    with pytest.raises(ConfigError, match=f"ours, int8 differ in {word} .* so their bits do not compare"):
+        rival_rows({"ours": [ours], "int8": [rival]})
 
 
 def test_a_page_asks_for_them(tmp_path):

@@ -33,15 +33,28 @@ def test_later_layers_win_setting_by_setting(layers, tmp_path):
     assert resolve("maze", None, file, {"seed": 5}).seed == 5
 
 
-@pytest.mark.parametrize("name", ["maze_v2", "maze_still", "maze_very_still_v1", "maze+other", "maze_still+other"])
-def test_a_world_is_learned_as_the_one_whose_name_it_extends(layers, name):
-    assert resolve(name).density == 0.1
+@pytest.mark.parametrize(
+    "name", ["search_extract_v2", "search_extract_still", "search_extract_one_hand_v2", "search_extract_still+guide"]
+)
+def test_a_built_in_world_is_learned_as_the_one_whose_name_it_extends(name):
+    assert resolve(name).learning == resolve("search_extract").learning
     assert resolve(name).world == name
 
 
-@pytest.mark.parametrize("name", ["amaze", "mazes_v1", "my_maze:maze", "other+maze"])
-def test_other_worlds_are_learned_by_the_defaults(layers, name):
-    assert resolve(name).density != 0.1
+@pytest.mark.parametrize(
+    "name",
+    [
+        "searches",
+        "search_extract_mine.py:World",
+        "guide_mine:World",
+        "secret_agents.spies:Spy",
+        "guide_mine",
+        "maze:maze",
+    ],
+)
+def test_other_worlds_are_learned_by_the_defaults(name):
+    assert resolve(name).learning == make_config().learning
+    assert resolve(name).topology == resolve("nowhere").topology
 
 
 def test_a_version_finds_its_recipe_and_stays_in_the_name(layers):

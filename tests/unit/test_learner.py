@@ -18,7 +18,7 @@ from commlib.codecs.rate import fresh_like
 from commlib.codecs.vq import VQCodec
 from commlib.errors import AgentError
 from commlib.experiments.world_guide import Guide
-from commlib.objective import Objective
+from commlib.objective import LossTerms, Objective
 from commlib.plan import Plan, partition
 from commlib.topology import make_topology
 
@@ -115,12 +115,12 @@ def say(learner, phase, s):
     return learner.say(phase, s.observation, s.elapsed, s.context[0], s.noise[0])
 
 
-def one_update(team, phase, graph_seed=7):
+def one_update(team, phase, graph_seed=7, weight=None):
     """The summed gradients of weights and edges, and the summed loss terms."""
     index = torch.arange(N_SAMPLES)[::2]
     widths = team[0].policy.spec.message_widths
     for learner in team:
-        learner.load(samples(learner.agents, widths))
+        learner.load(samples(learner.agents, widths)._replace(weight=weight))
     z_all = torch.cat([learner.forward_messages(phase, index, None) for learner in team], 1)
     for _ in widths[1:]:
         z_all = torch.cat([learner.forward_replies(phase, z_all, graph_seed) for learner in team], 1)
@@ -186,6 +186,26 @@ def test_the_cut_gradient_is_that_of_the_joint_loss(phase, spec):
     joint = torch.cat(flat)
     assert torch.isfinite(joint).all()
     assert torch.allclose(joint, torch.cat([weights, edges]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "spec", [SPECS["set, with foresight"], SPECS["sampled, attention"]], ids=["foresight", "sampled"]
+)
+def test_a_sample_counts_by_its_weight_in_every_term(spec):
+    phase = PHASES["priced"]._replace(noise=0.0)
+    light, heavy = (
+        one_update(learners(SPLITS[0], spec), phase, weight=torch.full((N_SAMPLES,), w)) for w in (1.0, 3.0)
+    )
+    assert light[2].equal(one_update(learners(SPLITS[0], spec), phase)[2])
+    names = LossTerms._fields
+    assert torch.allclose(
+        heavy[2], torch.where(torch.tensor([name == "commitment" for name in names]), 1, 3) * light[2]
+    )
+    assert light[2][names.index("rate")] > 0
+    first = (torch.arange(N_SAMPLES) < N_SAMPLES // 2).float()
+    apart = [one_update(learners(SPLITS[0], spec), phase, weight=w)[2] for w in (first, 1 - first)]
+    both = torch.tensor([name != "commitment" for name in names])
+    assert torch.allclose((apart[0] + apart[1])[both], light[2][both], atol=1e-6)
 
 
 def test_a_message_carries_gradient_to_its_sender():

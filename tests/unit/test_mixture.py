@@ -79,6 +79,8 @@ def test_a_single_world_is_of_the_first_part():
         ("guide+predator_prey_medium", "guide_v1 has 3 agents with 5 actions and predator_prey_medium_v1 has 5 agents"),
         ("guide+giude", "there is no world 'giude'"),
         ("guide+", "there is no world ''"),
+        ("guide+guide", r"guide_v1 \+ guide_v1 has a world twice"),
+        ("guide+guide_v1", "has a world twice"),
     ],
 )
 def test_what_cannot_be_mixed_is_refused(name, sentence):
@@ -88,8 +90,16 @@ def test_what_cannot_be_mixed_is_refused(name, sentence):
 
 def test_a_mixture_needs_as_many_worlds_as_parts():
     spec = make_world(PAIR).spec
-    with pytest.raises(ConfigError, match="a mixture of 2 worlds needs at least as many side by side, and 1 are asked"):
+    with pytest.raises(
+        ConfigError, match="a mixture of 2 worlds needs at least as many side by side, and there would be 1"
+    ):
         complete(resolve(PAIR, overrides={"parallel_worlds": 1}), spec)
+    shards = {"spread": "worlds", "learning": {"n_worlds": 4}}
+    with pytest.raises(ConfigError, match=r"there would be 1; raise .*, or lower learning.shards"):
+        complete(resolve(PAIR, overrides=shards), spec)
+    with pytest.raises(ConfigError, match="12 worlds in 4 shards have no equal blocks of 2 worlds; .* that 8 divides"):
+        complete(resolve(PAIR, overrides={"spread": "worlds", "learning": {"n_worlds": 12}}), spec)
+    complete(resolve(PAIR, overrides={"spread": "worlds", "learning": {"n_worlds": 16}}), spec)
     complete(resolve("guide", overrides={"parallel_worlds": 1}), Guide().spec)
 
 
@@ -105,13 +115,11 @@ def test_who_is_weak_counts_more_and_who_improves_less():
         weak.learn(torch.tensor([0.1, 0.7]))
     low, high = weak.weights.tolist()
     assert low / high == pytest.approx(torch.tensor(0.6 / 0.3).exp().item(), rel=0.01)
-    rising, still = Balance(2), Balance(2)
-    for number in range(20):
-        level = number / 20
-        rising.learn(torch.tensor([level, level]))
-        still.learn(torch.tensor([level, 0.5]))
-    assert rising.weights.tolist() == pytest.approx([1.0, 1.0])
-    assert still.weights[0] < Balance(2).weights[0]  # no weaker, and getting better
+    one = Balance(2)
+    one.load({"now": [0.5, 0.5], "before": [0.3, 0.5]})  # alike by now, and the first one has got better
+    assert one.weights[1] / one.weights[0] == pytest.approx(torch.tensor(0.2 / 0.3).exp().item())
+    one.load({"now": [0.5, 0.5], "before": [0.5, 0.7]})  # alike, and the second one has got worse
+    assert one.weights[1] > one.weights[0]
 
 
 def test_a_balance_goes_on_from_its_state():
