@@ -100,12 +100,9 @@ for seed in 0 1 2 3 4; do train digits ours $seed; done
 for method in ours dense none; do
   for seed in 0 1 2 3 4; do train speaker_listener $method $seed; done
 done
-# the seed paper's world, and one team of it at a price
-for method in ours dense none; do train search_extract $method 0; done
-for price in 0.01; do
-  file=$results/search_extract-ours-priced-$price-0.json
-  [ -s "$file" ] || $commlib evaluate "$runs/search_extract-ours-0" --bit-price $price --quiet --out "$runs/search_extract-ours-priced-$price-0" --json "$file"
-done
+# with a view of 3x3
+for seed in 0 1 2 3 4; do train predator_prey_easy_vision_1 ours $seed; done
+train predator_prey_easy_vision_1 none 0
 # learned with and without loss, played at four losses
 for seed in 0 1 2 3 4; do
   for way in plain lossy; do
@@ -118,5 +115,8 @@ for seed in 0 1 2 3 4; do
   done
 done
 # the sweep; its results lie under their runs' names in docs/results/sweep
-[ -d "$results/sweep" ] || $commlib sweep speaker_listener guide --methods none,dense,int8,int8-gated,random,ic3net,tarmac,commformer,gvq,ddcl,ours \
+if [ ! -d "$results/sweep" ]; then
+  $commlib sweep traffic_junction_easy predator_prey_medium --methods int8-gated,int8 --seeds 5 --out "$runs/sweep"
+  $commlib sweep speaker_listener guide --methods none,dense,int8,int8-gated,random,ic3net,tarmac,commformer,gvq,ddcl,ours \
   --seeds 5 --out "$runs/sweep"
+fi

@@ -66,8 +66,7 @@ class SearchExtract:
     to the wall) how many cells it has not had in view yet / 25, and whether it knows a target there.
 
     Args:
-        n_steps: the longest episode. The paper is silent; a re-implementer took 100. With 50 a team without messages does as
-            well as the paper's does.
+        n_steps: the longest episode. The paper is silent; a re-implementer took 100.
         n_hands: agents that must be on a target at once to extract it. The paper is silent.
         drift: the probability with which an obstacle tries to move in a step. The paper says that they move.
         has_chart: whether agents remember what they have had in view. The paper's agents have a hidden state.
