@@ -103,6 +103,8 @@ done
 # with a view of 3x3
 for seed in 0 1 2 3 4; do train predator_prey_easy_vision_1 ours $seed; done
 train predator_prey_easy_vision_1 none 0
+# what a set and a guess of the return do where they are not needed
+TAG=set train predator_prey_easy ours 1 --aggregation set --learning.foresight 0.5
 # learned with and without loss, played at four losses
 for seed in 0 1 2 3 4; do
   for way in plain lossy; do

@@ -79,7 +79,11 @@ def test_what_no_claim_can_rest_on_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "word"),
-    [({"world": "guide_v1"}, "world"), ({"parallel_worlds": 1}, "parallel worlds"), ({"budget": "8 bit/step"}, "budget")],
+    [
+        ({"world": "guide_v1"}, "world"),
+        ({"parallel_worlds": 1}, "parallel worlds"),
+        ({"budget": "8 bit/step"}, "budget"),
+    ],
 )
 def test_rivals_that_were_not_played_alike_are_refused(tmp_path, change, word):
     ours, rival = write(tmp_path, "ours"), write(tmp_path, "int8", wire=8.0, method="int8", **change)
