@@ -138,6 +138,8 @@ class Result(_Figures):
     rounds: int | None = None
     priced: float | None = None
     show_budget: bool = False
+    foresight: float = 0.0
+    balance: str | None = None
     seed: int
     steps: int
     runtime: str
@@ -194,6 +196,8 @@ class Result(_Figures):
         words += [f"{self.rounds} rounds"] if (self.rounds or 1) > 1 else []
         words += [f"{self.priced:.0%} of the steps priced"] if self.priced else []
         words += ["sees its budget"] if self.show_budget else []
+        words += [f"foresight {self.foresight:g}"] if self.foresight else []
+        words += ["all worlds alike"] if self.balance == "even" else []
         return ", ".join(words)
 
     def to_json(self) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def areas(groups: Mapping[str, Sequence[Result]]) -> list[Area]:
     """
     has_success = all(run.success.mean is not None for runs in groups.values() for run in runs)
     curves = {name: [_curve(run, has_success) for run in runs] for name, runs in groups.items()}
-    silent = [_curve(run, has_success)[0].score for runs in groups.values() for run in runs if run.method == "none"]
+    silent = [_curve(run, has_success)[0].score for runs in groups.values() for run in runs if _is_silent(run)]
     none = over_seeds(silent).iqm
     if none is None:
         raise ConfigError(f"areas need what a team without messages comes to; add runs of none to {', '.join(groups)}")
@@ -67,6 +67,10 @@ def _times(name: str, found: Mapping[str, OverSeeds]) -> float | None:
 def _curve(run: Result, has_success: bool) -> list[Point]:
     score, at = ("success", run.success.mean) if has_success else ("return", run.return_.mean)
     return [Point(run.bits.per_agent_step.estimate, at or 0.0), *frontier(run, score)]
+
+
+def _is_silent(run: Result) -> bool:
+    return run.method == "none" and run.bits.per_agent_step.wire == 0
 
 
 def _squared(run: Result) -> float | None:

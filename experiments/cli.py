@@ -277,7 +277,7 @@ def _train(argv: list[str]) -> int:
         "world",
         metavar="WORLD",
         nargs="?",
-        help="a name from `commlib list worlds`, pettingzoo:..., mpe2:..., package.module:Class",
+        help="a name from `commlib list worlds`, pettingzoo:..., mpe2:..., package.module:Class; or several, joined by +",
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings")
     parser.add_argument("--method", help="a recipe from `commlib list methods`")
@@ -324,6 +324,9 @@ def _say_bill(console: Console, result: Result) -> None:
     """What each budget was used for, which one binds, and what became of messages that found no room."""
     from commlib.experiments.report import price_in_words
 
+    if result.success_by_world:
+        told = (f"{name} {100 * (one.mean or 0):.1f} %" for name, one in result.success_by_world.items())
+        console.print(f"success by world: {', '.join(told)}", highlight=False, soft_wrap=True)
     price = f"bit price {price_in_words(result)}"
     if not result.budgets:
         told = f"budget {result.budget or 'not capped'}, {price}"
@@ -357,9 +360,6 @@ def _say_speed(console: Console, result: Result) -> None:
         high = random.ci95[1] if random.ci95 else random.mean
         verdict = "better than" if low > high else "not clearly better than"
         console.print(f"return {result.return_.mean:.3f}, {verdict} random play ({random.mean:.3f})", highlight=False)
-    if result.success_by_world:
-        told = (f"{name} {100 * (one.mean or 0):.1f} %" for name, one in result.success_by_world.items())
-        console.print(f"success by world: {', '.join(told)}", highlight=False, soft_wrap=True)
     per_core = result.throughput.get("training_steps_per_cpu_second")
     speed = result.throughput.get("training_steps_per_second", 0.0)
     core = f", {per_core:,.0f} per second of one core" if per_core else ""

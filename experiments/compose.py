@@ -70,18 +70,12 @@ def resolve(
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
         raise ConfigError(f"no method is called {method!r}; {hint}")
     base = _learned_as(world, recipes)
-    config = make_config(
+    return make_config(
         (f"recipe {base}", recipes.get(base, {})),
         (f"recipe {_METHOD}{method}", recipes[_METHOD + method]),
         (str(file) if file else "no file", {k: v for k, v in from_file.items() if k != "method"}),
         ("command line", {**(overrides or {}), "world": world, "method": method}),
     )
-    if method == "none" and config.topology != "none":
-        raise ConfigError(
-            f"method none is a team without messages, and with topology {config.topology} it would have some; add --topology "
-            f"none, or take another method; in a sweep with a topology, sweep none by itself"
-        )
-    return config
 
 
 def _learned_as(world: str, recipes: Mapping[str, Any]) -> str:
@@ -100,8 +94,14 @@ def complete(config: RunConfig, spec: WorldSpec, *, has_name: bool = True) -> Ru
     Hosts share out slow worlds, if these have a name by which other processes find them; one in `__main__` has none.
 
     Raises:
-        ConfigError: hosts are to share out worlds, and this one has no name by which they could make it.
+        ConfigError: hosts are to share out worlds, and this one has no name by which they could make it; a team called none
+            would talk; a mixture has too few worlds side by side.
     """
+    if config.method == "none" and config.topology != "none":
+        raise ConfigError(
+            f"method none is a team without messages, and with topology {config.topology} it would have some; add --topology "
+            f"none, or take another method; in a sweep with a topology, sweep none by itself"
+        )
     if config.spread == "worlds" and not has_name:
         raise ConfigError(
             "with --spread worlds each host makes worlds of its own, so the world needs a name, such as package.module:Class"

@@ -334,6 +334,8 @@ def _figures(config: RunConfig, model: Model, world: World, plan: Plan, played: 
         "rounds": config.rounds,
         "priced": config.stages.priced,
         "show_budget": config.show_budget,
+        "foresight": config.learning.foresight,
+        "balance": config.learning.balance if world.spec.parts else None,
         "seed": config.seed,
         "steps": config.steps,
         "charging_rule": f"{config.charging}: {CHARGING_RULES[config.charging]}; {ABSENCE_RULE}; evaluation only",

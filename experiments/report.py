@@ -534,7 +534,7 @@ def _areas(groups: list[Group]) -> Html | None:
     note = (
         "Area below the best score so far as bits grow, on axes that all methods of the world share: bits (estimates) by their "
         "logarithm, from the fewest of any run to the most; the score from that of a team without messages to 1, or to the best "
-        "return. In brackets the 95 % bootstrap interval."
+        "return. In brackets the 95 % bootstrap interval. Success squared per wire bit, per agent and step, rewards both at once."
     )
     head = ("method", "world", "seeds", "area", "times the best other", "success² per wire bit")
     return join(
@@ -807,6 +807,12 @@ def _bill_table(run: Run) -> Html | None:
     return join([tag("h3", "The bill, by edge"), shown, tag("p", note, class_="small muted")])
 
 
+def _by_world(result: Result) -> list[tuple[str, Content]]:
+    """The success in each part of a mixture, as a fact; none of any other world."""
+    told = [f"{name} {100 * (one.mean or 0):.1f} %" for name, one in result.success_by_world.items()]
+    return [("success by world", ", ".join(told))] if told else []
+
+
 def _run_facts(run: Run) -> list[tuple[str, Content]]:
     result, ledger, health = run.result, run.result.ledger, run.result.codec_health
     balance = ledger.spent + ledger.leased + ledger.available - ledger.granted
@@ -821,6 +827,7 @@ def _run_facts(run: Run) -> list[tuple[str, Content]]:
         ("for want of budget", f"{ledger.dropped:,} messages dropped, {ledger.degraded:,} degraded")
         if not result.budgets
         else ("seen by agents", "what is left of the budget" if result.show_budget else "nothing of the budget"),
+        *_by_world(result),
         ("bit price", price_in_words(result)),
         (
             "codec",

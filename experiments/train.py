@@ -231,6 +231,14 @@ class Training:
             return None
         return Balance(len(spec.parts))
 
+    def say_by_which_recipe(self) -> None:
+        """A line where a world's own recipe is not what its team is trained by."""
+        if self.world.spec.parts:
+            first = self.config.world.partition("+")[0]
+            self.display.say(
+                f"{'mixture':>10}  learned by the recipe of {first}, the first; what others need is given by flags"
+            )
+
     # --- the stages ---------------------------------------------------------------------------------------------------
 
     def run(self) -> Model:
@@ -500,6 +508,7 @@ def run_training(
             if resume:
                 training.restore()
             training.say_what_is_shown()
+            training.say_by_which_recipe()
             model = training.run()
             save_model(model, folder)
             with Journal(folder.journal) as journal:

@@ -99,6 +99,8 @@ def is_built_in(name: str) -> bool:
 
 def known_spec(name: str) -> WorldSpec | None:
     """What is known of a built-in world by the name that its results bear; None of any other."""
+    if "+" in name:
+        return make_world(name).spec if all(map(known_spec, name.split("+"))) else None
     if found := next((spec for spec in list_worlds() if name in (spec.name, without_version(spec.name))), None):
         return found
     sized = re.fullmatch(r"(.+)_(\d+)(_v\d+)", name)
@@ -153,6 +155,8 @@ def _made(world: "Nameable") -> World:
     if not isinstance(world, str):
         return _from_object(world, repr(world))
     name = world.strip()
+    if "+" in name and not all(part.strip() for part in name.split("+")):
+        raise ConfigError(f"{name} is no mixture: a world's name goes on both sides of each +")
     if "+" in name and not Path(name.rpartition(":")[0]).is_file():  # a plus may stand in a path
         return Mixture([_made(part) for part in name.split("+")])
     package, colon, place = name.partition(":")

@@ -2,12 +2,14 @@
 
 import pytest
 
+import commlib
 from commlib.agents.runtime import LocalRuntime
 from commlib.config import make_config
 from commlib.errors import ConfigError
 from commlib.experiments import compose
-from commlib.experiments.compose import methods, n_hosts, open_runtime, resolve
-from commlib.experiments.worlds import list_worlds
+from commlib.experiments.cli import WRONG_USAGE, main
+from commlib.experiments.compose import complete, methods, n_hosts, open_runtime, resolve
+from commlib.experiments.worlds import list_worlds, make_world
 from commlib.topology import TOPOLOGIES
 
 
@@ -127,13 +129,18 @@ def test_the_local_runtime_needs_no_ray():
     assert runtime.n_hosts == 2
 
 
-def test_none_says_nothing_whatever_else_is_asked(tmp_path):
+def test_none_says_nothing_whatever_else_is_asked(tmp_path, capsys):
     file = tmp_path / "mine.yaml"
     file.write_text("topology: full\n")
-    with pytest.raises(
-        ConfigError, match="method none is a team without messages, and with topology full it would have"
-    ):
-        resolve("guide", "none", file)
+    run = ["train", "guide", "--method", "none", "--out", str(tmp_path / "run"), "--quiet"]
+    for words in (["--topology", "ring"], ["--config", str(file)]):
+        assert main([*run, *words]) == WRONG_USAGE
+        assert "method none is a team without messages, and with topology" in capsys.readouterr().err
+    sweep = ["sweep", "guide", "--methods", "ours,none", "--topology", "full", "--out", str(tmp_path / "sweep")]
+    assert main(sweep) == WRONG_USAGE
+    assert "sweep none by itself" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    spec = make_world("guide").spec
+    complete(resolve("guide", "none", file, {"topology": "none"}), spec)
     with pytest.raises(ConfigError, match="add --topology none"):
-        resolve("guide", "none", None, {"topology": "ring"})
-    assert resolve("guide", "none", file, {"topology": "none"}).topology == "none"
+        commlib.train("guide", method="none", topology="full", out=tmp_path / "run", quiet=True)

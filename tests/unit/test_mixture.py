@@ -12,7 +12,8 @@ from commlib.errors import ConfigError
 from commlib.experiments.cli import main
 from commlib.experiments.compose import complete, resolve
 from commlib.experiments.world_guide import Guide
-from commlib.experiments.worlds import make_world
+from commlib.experiments.worlds import known_spec, make_world
+from commlib.records import Result
 from commlib.testing import check_world
 from commlib.world import part_of
 
@@ -40,6 +41,12 @@ def test_the_spec_is_that_of_all():
     assert spec.success == "all predators are on the prey by the last step"  # both say the same
     longer = make_world("guide+guide_recall").spec
     assert longer.success.count(";") == (make_world("guide").spec.success != make_world("guide_recall").spec.success)
+
+
+def test_a_report_knows_a_mixture_of_what_it_knows():
+    name = make_world(PAIR).spec.name
+    assert known_spec(name) == make_world(PAIR).spec
+    assert known_spec("guide_v1+mine") is None
 
 
 def test_it_keeps_the_contract():
@@ -78,7 +85,7 @@ def test_a_single_world_is_of_the_first_part():
     [
         ("guide+predator_prey_medium", "guide_v1 has 3 agents with 5 actions and predator_prey_medium_v1 has 5 agents"),
         ("guide+giude", "there is no world 'giude'"),
-        ("guide+", "there is no world ''"),
+        ("guide+", r"guide\+ is no mixture: a world's name goes on both sides of each \+"),
         ("guide+guide", r"guide_v1 \+ guide_v1 has a world twice"),
         ("guide+guide_v1", "has a world twice"),
     ],
@@ -151,6 +158,9 @@ def test_a_team_is_trained_for_both(tmp_path):
     assert all(sum(row["weights"].values()) == pytest.approx(2, abs=1e-5) for row in rows["worst"])
     assert rows["worst"][-1]["weights"] != rows["worst"][0]["weights"]
     assert "weights" not in rows["even"][0]
+    assert (result["balance"], Result.from_json(result).variant) == ("worst", "")
+    even = Result.from_json(json.loads((tmp_path / "even" / "result.json").read_text()))
+    assert even.variant == "all worlds alike"
     losses = {name: [row["loss_policy"] for row in some] for name, some in rows.items()}
     assert losses["worst"] == losses["again"]
     assert losses["worst"] != losses["even"]
