@@ -38,7 +38,7 @@ class _Size(NamedTuple):
     n_tries: int
 
 
-_FULL, _QUICK = _Size(64, 300_000), _Size(32, 3_000)
+_FULL, _QUICK = _Size(64, 300_000), _Size(16, 400)
 
 
 class Grid(NamedTuple):

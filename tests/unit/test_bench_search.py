@@ -1,8 +1,11 @@
 """The steps of a search party: paths by hand, what planning can and cannot do, and the same seed twice."""
 
+import json
+
 import pytest
 import torch
 
+from commlib.experiments.bench import draw, run_bench
 from commlib.experiments.bench_search import N_PREDATORS, SIZE, grid, mean_steps, plan
 
 STAY, UP, DOWN, LEFT, RIGHT = range(5)
@@ -34,3 +37,13 @@ def test_plans_lie_between_what_can_be_known_and_what_is_drawn():
     assert (many < few).all()
     assert (many > told).all()
     assert plan(tables, start, 0, 10, torch.Generator().manual_seed(1)).equal(few)
+
+
+def test_the_record_and_its_figure():
+    record = run_bench("search", 3, "commlib bench it", lambda text: None, quick=True).record
+    assert json.loads(json.dumps(record)) == record
+    near, far = record["rows"][1], record["rows"][0]
+    assert (far["vision"], near["vision"]) == (0, 1)
+    assert record["summary"]["known"] < near["planned"] < far["planned"]
+    assert draw(record).axes
+    assert run_bench("search", 3, "", lambda text: None, quick=True).record["rows"] == record["rows"]

@@ -17,7 +17,7 @@ def side(pattern):
 
 
 def test_the_layout():
-    a, b = side("predator_prey_*-ours-[0-9]"), side("predator_prey_*-dense-[0-9]")
+    a, b = side("predator_prey_*[my]-ours-[0-9]"), side("predator_prey_*-dense-[0-9]")
     made = json.loads(json.dumps(exported(a, b)))
     assert list(made) == ["commlib"]
     tasks = made["commlib"]

@@ -24,6 +24,8 @@ PLAIN = {
     "rounds": 2,
     "priced": 0.2,
     "show_budget": True,
+    "foresight": 0.5,
+    "balance": "even",
     "seed": 3,
     "steps": 100,
     "runtime": "local",
@@ -73,6 +75,7 @@ PLAIN = {
     "frames_lost": 3,
     "frames_unread": 1,
     "calls_refused": 2,
+    "success_by_world": {"guide_v1": {"mean": 0.5, "ci95": [0.25, 0.75], "n": 16}},
     "versions": {"python": "3.11.1"},
     "git": "",
     "command": "commlib train guide",
@@ -83,8 +86,11 @@ PLAIN = {
 def test_a_result_reads_back_as_it_was_written(tmp_path):
     result = Result.from_json(PLAIN)
     assert result.return_.mean == -0.5
-    assert result.variant == "gate listen, ids role, 2 rounds, 20% of the steps priced, sees its budget"
-    told = ("gate", "ids", "rounds", "priced", "show_budget")
+    assert (
+        result.variant
+        == "gate listen, ids role, 2 rounds, 20% of the steps priced, sees its budget, foresight 0.5, all worlds alike"
+    )
+    told = ("gate", "ids", "rounds", "priced", "show_budget", "foresight", "balance")
     assert Result.from_json({k: v for k, v in PLAIN.items() if k not in told}).variant == ""
     assert result.binding == "64 bit/step"
     assert result.frontier[0].return_ == 1.5
