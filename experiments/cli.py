@@ -325,8 +325,8 @@ def _say_bill(console: Console, result: Result) -> None:
     from commlib.experiments.report import price_in_words
 
     if result.success_by_world:
-        told = (f"{name} {100 * (one.mean or 0):.1f} %" for name, one in result.success_by_world.items())
-        console.print(f"success by world: {', '.join(told)}", highlight=False, soft_wrap=True)
+        by_world = (f"{name} {100 * (one.mean or 0):.1f} %" for name, one in result.success_by_world.items())
+        console.print(f"success by world: {', '.join(by_world)}", highlight=False, soft_wrap=True)
     price = f"bit price {price_in_words(result)}"
     if not result.budgets:
         told = f"budget {result.budget or 'not capped'}, {price}"

@@ -382,7 +382,7 @@ class Training:
         n_agents = self.world.spec.n_agents
         success = float(rollout.success.float().mean()) if self.world.spec.success else None
         bits = float(rollout.bits[rollout.alive].sum()) / (rollout.n_steps * n_agents) if phase.use_codec else None
-        row = {
+        row: dict[str, Any] = {
             "iteration": self.iteration,
             "stage": stage.name,
             "steps": self.steps,

@@ -10,6 +10,7 @@ Shapes: B worlds in all, N agents, K parts.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -72,7 +73,8 @@ class Mixture:
 
     def step(self, action: Tensor) -> WorldStep:
         """Play one joint action in every block."""
-        blocks = action.split([size for _, size in self._played()])
+        cuts = list(accumulate(size for _, size in self._played()))[:-1]
+        blocks = action.tensor_split(cuts)
         return self._side_by_side([world.step(block) for (world, _), block in zip(self._played(), blocks, strict=True)])
 
     def success(self) -> Tensor:
