@@ -100,6 +100,12 @@ for seed in 0 1 2 3 4; do train digits ours $seed; done
 for method in ours dense none; do
   for seed in 0 1 2 3 4; do train speaker_listener $method $seed; done
 done
+# one team for two worlds
+for balance in worst even; do
+  for seed in 0 1 2; do
+    TAG=$balance train guide+guide_recall ours $seed --memory traces --learning.balance $balance --steps 400000
+  done
+done
 # with a view of 3x3
 for seed in 0 1 2 3 4; do train predator_prey_easy_vision_1 ours $seed; done
 train predator_prey_easy_vision_1 none 0
