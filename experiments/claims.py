@@ -20,9 +20,9 @@ import numpy as np
 
 from commlib.errors import ConfigError
 from commlib.experiments.compare import MUST_AGREE
-from commlib.experiments.intervals import OverSeeds, over_seeds
+from commlib.experiments.intervals import OverSeeds, over_seeds, with_interval
 from commlib.experiments.sides import Found, read_results, told_apart
-from commlib.experiments.strata import ratio_of_iqms
+from commlib.experiments.strata import Figure, ratio_of_iqms
 from commlib.records import Result
 
 RATE_HEAD = (
@@ -55,9 +55,7 @@ def _rate_row(name: str, runs: Sequence[Found]) -> str:
             raise ConfigError(f"{name} holds a run {why}; the rule of log2 K does not apply to it")
     slots = [math.log2(_n_codes(run)) * (run.episode_steps.mean or 0.0) for run in results]
     spoken = [slot * run.messages_per_agent_step for slot, run in zip(slots, results, strict=True)]
-    fewer = ratio_of_iqms(
-        [run.messages_per_agent_step for run in results], [1.0] * len(results), generator=np.random.default_rng(0)
-    )
+    sent = over_seeds([run.messages_per_agent_step for run in results])
     return _row(
         name,
         str(len(runs)),
@@ -65,7 +63,7 @@ def _rate_row(name: str, runs: Sequence[Found]) -> str:
         _percent(over_seeds([run.frontier[0].success for run in results])),
         _bits(over_seeds(spoken)),
         f"{over_seeds(slots).iqm:.1f}",
-        "-" if fewer is None else _fewer(fewer.value, fewer.ci95),
+        _fewer(None if sent.iqm is None else Figure(sent.iqm, sent.ci95)),
     )
 
 
@@ -119,7 +117,7 @@ def _rival_row(name: str, ours: Sequence[Result], theirs: Sequence[Result]) -> s
         _percent(_success(name, theirs)),
         "-" if success is None else _percent(OverSeeds(success.value, success.ci95, len(theirs))),
         _bits(_wire(theirs)),
-        "-" if bits is None else _fewer(bits.value, bits.ci95),
+        _fewer(bits),
     )
 
 
@@ -142,20 +140,16 @@ def _row(*cells: str) -> str:
 
 
 def _percent(figure: OverSeeds) -> str:
-    if figure.iqm is None:
-        return "-"
-    span = "" if figure.ci95 is None else f" ({100 * figure.ci95[0]:.1f}-{100 * figure.ci95[1]:.1f})"
-    return f"{100 * figure.iqm:.1f}{span}"
+    return with_interval(figure, 1, 100)
 
 
 def _bits(figure: OverSeeds) -> str:
-    if figure.iqm is None:
+    return with_interval(figure, 1)
+
+
+def _fewer(ratio: Figure | None) -> str:
+    """A ratio as the share that is saved; the interval's ends change places."""
+    if ratio is None:
         return "-"
-    span = "" if figure.ci95 is None else f" ({figure.ci95[0]:.1f}-{figure.ci95[1]:.1f})"
-    return f"{figure.iqm:.1f}{span}"
-
-
-def _fewer(ratio: float, ci95: tuple[float, float] | None) -> str:
-    """A ratio of bits as the share that is saved; the interval's ends change places."""
-    span = "" if ci95 is None else f" ({100 * (1 - ci95[1]):.2f}-{100 * (1 - ci95[0]):.2f})"
-    return f"{100 * (1 - ratio):.2f}{span}"
+    ends = None if ratio.ci95 is None else (1 - ratio.ci95[1], 1 - ratio.ci95[0])
+    return with_interval(OverSeeds(1 - ratio.value, ends, 0), 2, 100)

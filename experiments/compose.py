@@ -24,7 +24,7 @@ from commlib.codecs.frozen import TableCodec
 from commlib.config import RunConfig, make_config, read_yaml
 from commlib.errors import ConfigError
 from commlib.experiments.memory import Remembering
-from commlib.experiments.worlds import is_built_in, make_world, without_version
+from commlib.experiments.worlds import built_in_name, make_world, without_version
 from commlib.world import BudgetSeen, World, WorldSpec
 
 _METHOD = "method-"
@@ -83,9 +83,9 @@ def _learned_as(world: str, recipes: Mapping[str, Any]) -> str:
     of its first one.
     """
     name = without_version(world.partition("+")[0].strip())
-    while name not in recipes and is_built_in(name):
-        name = name.rpartition("_")[0]
-    return name
+    if name in recipes or built_in_name(name) is None:
+        return name
+    return max((recipe for recipe in recipes if name.startswith(f"{recipe}_")), key=len, default=name)
 
 
 def complete(config: RunConfig, spec: WorldSpec, *, has_name: bool = True) -> RunConfig:

@@ -161,6 +161,18 @@ def over_seeds(values: Sequence[float | None]) -> OverSeeds:
     return OverSeeds(middle, bootstrap_ci(there, generator=np.random.default_rng(0), statistic=iqm), len(there))
 
 
+def with_interval(figure: OverSeeds, digits: int, scale: float = 1.0) -> str:
+    """A figure over seeds as the pages write it; a dash where there is none.
+
+    >>> with_interval(OverSeeds(0.5, (0.25, 0.75), 5), 1, 100)
+    '50.0 (25.0-75.0)'
+    """
+    if figure.iqm is None:
+        return "-"
+    ends = None if figure.ci95 is None else "-".join(f"{scale * end:.{digits}f}" for end in figure.ci95)
+    return f"{scale * figure.iqm:.{digits}f}" + ("" if ends is None else f" ({ends})")
+
+
 def finite(values: ArrayLike) -> Floats:
     """The values as an array of float64.
 

@@ -526,7 +526,14 @@ def _areas(groups: list[Group]) -> Html | None:
         except ConfigError:  # nobody says nothing, or everybody does: there is no axis
             continue
         rows += [
-            (one.name, world, str(one.area.n), _share(one.area), _times(one.times), _over(one.squared, 1))
+            (
+                one.name,
+                world,
+                str(one.area.n),
+                _over(one.area, text="{:.3f}".format),
+                _times(one.times),
+                _over(one.squared),
+            )
             for one in found
         ]
     if not rows:
@@ -542,20 +549,12 @@ def _areas(groups: list[Group]) -> Html | None:
     )
 
 
-def _over(figure: OverSeeds, scale: float) -> str:
+def _over(figure: OverSeeds, scale: float = 1.0, text: Callable[[float], str] = number) -> str:
     """A figure over seeds with its interval."""
     if figure.iqm is None:
         return NONE
-    side = "" if figure.ci95 is None else f" [{number(scale * figure.ci95[0])}, {number(scale * figure.ci95[1])}]"
-    return number(scale * figure.iqm) + side
-
-
-def _share(figure: OverSeeds) -> str:
-    """A share over seeds with its interval, to three decimals."""
-    if figure.iqm is None:
-        return NONE
-    side = "" if figure.ci95 is None else f" [{figure.ci95[0]:.3f}, {figure.ci95[1]:.3f}]"
-    return f"{figure.iqm:.3f}{side}"
+    side = "" if figure.ci95 is None else f" [{', '.join(text(scale * end) for end in figure.ci95)}]"
+    return text(scale * figure.iqm) + side
 
 
 def _times(ratio: float | None) -> str:

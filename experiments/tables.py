@@ -27,7 +27,8 @@ from typing import Any
 from commlib.errors import ConfigError
 from commlib.experiments.areas import areas
 from commlib.experiments.claims import RATE_HEAD, RIVALS_HEAD, rate_rows, rival_rows
-from commlib.experiments.intervals import OverSeeds, over_seeds
+from commlib.experiments.intervals import over_seeds, with_interval
+from commlib.experiments.sides import read_results
 from commlib.records import Estimate, Result
 
 HEAD = (
@@ -74,26 +75,7 @@ def seeds_row(name: str, paths: list[Path]) -> str:
     Raises:
         ConfigError: they differ otherwise, or have a seed twice.
     """
-    runs = [Result.from_json(json.loads(path.read_text(encoding="utf-8"))) for path in paths]
-    for field in (
-        "world",
-        "method",
-        "codec",
-        "topology",
-        "router",
-        "variant",
-        "steps",
-        "budget",
-        "charging_rule",
-        "parallel_worlds",
-    ):
-        found = {str(getattr(run, field)) for run in runs}
-        if len(found) > 1:
-            raise ConfigError(
-                f"{name} holds runs of more than one {field}: {', '.join(sorted(found))}; narrow the pattern"
-            )
-    if len({run.seed for run in runs}) < len(runs):
-        raise ConfigError(f"{name} holds a seed twice; narrow the pattern")
+    runs = [run.result for run in read_results(name, paths)]
     success = over_seeds([run.success.mean for run in runs])
     wire = [run.bits.per_agent_step.wire for run in runs]
     figures: list[tuple[list[float | None], int]] = [
@@ -101,11 +83,10 @@ def seeds_row(name: str, paths: list[Path]) -> str:
         ([run.episode_steps.mean for run in runs], 2),
         ([run.bits.per_agent_step.estimate for run in runs], 3),
     ]
-    span = "" if success.ci95 is None else f" ({100 * success.ci95[0]:.1f}-{100 * success.ci95[1]:.1f})"
     cells = [
         name,
         str(len(runs)),
-        "-" if success.iqm is None else f"{100 * success.iqm:.1f}{span}",
+        with_interval(success, 1, 100),
         *(_digits(over_seeds(values).iqm, digits) for values, digits in figures),
         f"{over_seeds(list(wire)).iqm:.3f} ({min(wire):.3f}-{max(wire):.3f})",
         f"{over_seeds([run.messages_per_agent_step for run in runs]).iqm:.3f}",
@@ -120,27 +101,16 @@ def areas_rows(groups: dict[str, list[Path]]) -> list[str]:
         ConfigError: no group is of the method `none`.
     """
     rows = []
-    for one in areas({name: [_result(path) for path in paths] for name, paths in groups.items()}):
+    for one in areas({name: [run.result for run in read_results(name, paths)] for name, paths in groups.items()}):
         cells = [
             one.name,
             str(one.area.n),
-            _with_interval(one.area, 3),
+            with_interval(one.area, 3),
             "-" if one.times is None else f"{one.times:.2f}",
-            _with_interval(one.squared, 3),
+            with_interval(one.squared, 3),
         ]
         rows.append(f"| {' | '.join(cells)} |")
     return rows
-
-
-def _result(path: Path) -> Result:
-    return Result.from_json(json.loads(path.read_text(encoding="utf-8")))
-
-
-def _with_interval(figure: OverSeeds, digits: int) -> str:
-    if figure.iqm is None:
-        return "-"
-    span = "" if figure.ci95 is None else f" ({figure.ci95[0]:.{digits}f}-{figure.ci95[1]:.{digits}f})"
-    return f"{figure.iqm:.{digits}f}{span}"
 
 
 def _digits(value: float | None, digits: int) -> str:

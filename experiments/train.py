@@ -167,6 +167,12 @@ def counted(codec: nn.Module, plays: Sequence[tuple[Tensor, Tensor]]) -> Prior:
     return fit_prior(said, contexts, frozen.prior.alphabet, frozen.prior.kind, frozen.prior.n_ages)
 
 
+def success_by_part(rollout: Rollout) -> Tensor:
+    """The mean success in each part of a mixture, [K]."""
+    part, success = rollout.part, rollout.success.float()
+    return torch.zeros(int(part.max()) + 1).index_add_(0, part, success) / part.bincount()
+
+
 @dataclass
 class Training:
     """One run of training on open hosts: where it stands, and how it goes on."""
@@ -297,6 +303,8 @@ class Training:
             self.seconds += time.perf_counter() - started
             self.cpu_seconds += time.process_time() - cpu
             self.note(stage, phase, rollout, terms)
+            if self.balance is not None:
+                self.balance.learn(success_by_part(rollout))
             if stage.name != "prune" and (self.iteration == 1 or self.iteration % CHECKPOINT_EVERY == 0):
                 self.save()
 
@@ -394,13 +402,10 @@ class Training:
             **{f"loss_{name}": float(value) for name, value in terms._asdict().items()},
             "seconds": round(self.seconds, 3),
         }
-        if parts := self.world.spec.parts:
-            by_part = [float(rollout.success[rollout.part == k].float().mean()) for k in range(len(parts))]
-            if self.world.spec.success:
-                row["success_by_world"] = dict(zip(parts, by_part, strict=True))
+        if (parts := self.world.spec.parts) and self.world.spec.success:
+            row["success_by_world"] = dict(zip(parts, success_by_part(rollout).tolist(), strict=True))
             if self.balance is not None:
                 row["weights"] = dict(zip(parts, self.balance.weights.tolist(), strict=True))
-                self.balance.learn(torch.tensor(by_part))
         if self.config.learning.staleness:
             row["behind"] = float(rollout.behind.float().mean())
         if self.learning.has_learned_graph:

@@ -133,12 +133,13 @@ class SearchExtract:
         self._cell_BN, self._target_BT, self._obstacle_BM = place[:, :N], place[:, N : N + T], place[:, N + T :]
         low, high = self._n_targets
         n_targets = torch.randint(low, high + 1, (n_worlds, 1), generator=generator)
+        if self._lesson.is_alone:
+            n_targets = torch.ones_like(n_targets)
         if self._lesson.calls:
             is_called = torch.rand(n_worlds, generator=generator) < self._lesson.calls
             who = torch.arange(N) == torch.randint(N, (n_worlds, 1), generator=generator)
             self._cell_BN = torch.where(is_called[:, None] & who, self._target_BT[:, :1], self._cell_BN)
-        self._is_left_BT = torch.arange(T) < (1 if self._lesson.is_alone else n_targets)
-        self._is_left_BT = self._is_left_BT.expand(n_worlds, T).clone()
+        self._is_left_BT = torch.arange(T) < n_targets
         self._is_found_BT = torch.zeros(n_worlds, T, dtype=torch.bool)
         self._seen_BNP = torch.zeros(n_worlds, N, self._n_padded)
         self._known_BNT = torch.zeros(n_worlds, N, T, dtype=torch.bool)

@@ -88,21 +88,21 @@ def list_worlds() -> list[WorldSpec]:
     return [make().spec for make in _BUILT_IN.values()]
 
 
-def is_built_in(name: str) -> bool:
-    """Whether a built-in world has this name, or a name that begins with it and an underscore.
+def built_in_name(name: str) -> str | None:
+    """The whole name of a built-in world, with its version; None if there is none by this name.
 
-    >>> is_built_in("search_extract_still"), is_built_in("guide_mine.py:World")
-    (True, False)
+    >>> built_in_name("search_extract"), built_in_name("guide_mine.py:World")
+    ('search_extract_v2', None)
     """
-    return any(f"{full_name}_".startswith(f"{name}_") for full_name in _BUILT_IN)
+    return next((whole for whole in _BUILT_IN if name in (whole, without_version(whole))), None)
 
 
 def known_spec(name: str) -> WorldSpec | None:
     """What is known of a built-in world by the name that its results bear; None of any other."""
     if "+" in name:
         return make_world(name).spec if all(map(known_spec, name.split("+"))) else None
-    if found := next((spec for spec in list_worlds() if name in (spec.name, without_version(spec.name))), None):
-        return found
+    if whole := built_in_name(name):
+        return _BUILT_IN[whole]().spec
     sized = re.fullmatch(r"(.+)_(\d+)(_v\d+)", name)
     if sized is None or sized[1] + sized[3] not in _OF_ANY_SIZE:
         return None
@@ -168,9 +168,8 @@ def _made(world: "Nameable") -> World:
 
 
 def _from_name(name: str) -> World:
-    for full_name, make in _BUILT_IN.items():
-        if name in (full_name, without_version(full_name)):
-            return make()
+    if whole := built_in_name(name):
+        return _BUILT_IN[whole]()
     plugins = {point.name: point for point in entry_points(group="commlib.worlds")}
     if name in plugins:
         return _from_object(plugins[name].load(), name)
