@@ -11,7 +11,14 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from commlib.errors import ConfigError
-from commlib.experiments.curves import Point, anytime_area, frontier, squared_reward_per_bit
+from commlib.experiments.curves import (
+    Point,
+    anytime_area,
+    area_by_bandwidth,
+    frontier,
+    hypervolume,
+    squared_reward_per_bit,
+)
 from commlib.experiments.intervals import OverSeeds, over_seeds
 from commlib.records import Result
 
@@ -23,12 +30,16 @@ class Area(NamedTuple):
         name: of the method, or of what else the runs have in common.
         area: normalised, 0..1.
         times: the area by that of the best other method; None where that is 0.
+        volume: the hypervolume, 0..1: the same with bits as they are, from 0 to the most of any run.
+        by_bandwidth: the seed paper's area, success over bits by the most bits of the run itself; none where there is no success.
         squared: success^2 per wire bit (E3 of Plan-and-Budget); none where there is no success, or nothing is sent.
     """
 
     name: str
     area: OverSeeds
     times: float | None
+    volume: OverSeeds
+    by_bandwidth: OverSeeds
     squared: OverSeeds
 
 
@@ -36,27 +47,57 @@ def areas(groups: Mapping[str, Sequence[Result]]) -> list[Area]:
     """The area of each group of runs of one world, the largest first.
 
     Raises:
-        ConfigError: no run is of the method `none`, or no run says anything.
+        ConfigError: `why_no_areas` has a reason.
     """
-    has_success = all(run.success.mean is not None for runs in groups.values() for run in runs)
+    if (reason := why_no_areas(groups)) is not None:
+        raise ConfigError(reason)
+    has_success = _has_success(groups)
     curves = {name: [_curve(run, has_success) for run in runs] for name, runs in groups.items()}
-    silent = [_curve(run, has_success)[0].score for runs in groups.values() for run in runs if _is_silent(run)]
-    none = over_seeds(silent).iqm
-    if none is None:
-        raise ConfigError(f"areas need what a team without messages comes to; add runs of none to {', '.join(groups)}")
+    none = over_seeds(_silent_scores(groups)).iqm
+    assert none is not None
     points = [point for some in curves.values() for one in some for point in one]
-    spoken = [point.bits for point in points if point.bits > 0]
-    if not spoken:
-        raise ConfigError(f"nothing is said in any run of {', '.join(groups)}; there is no axis of bits")
-    ends, best = (min(spoken), max(spoken)), 1.0 if has_success else max(point.score for point in points)
-    found = {
-        name: over_seeds([anytime_area(one, bits=ends, scores=(none, best)) for one in some])
-        for name, some in curves.items()
-    }
+    bits = [point.bits for point in points if point.bits > 0]
+    ends, best = (min(bits), max(bits)), 1.0 if has_success else max(point.score for point in points)
+    worst, ground = Point(ends[1], none), ends[1] * (best - none)
+
+    def area(name: str) -> OverSeeds:
+        return over_seeds([anytime_area(one, bits=ends, scores=(none, best)) for one in curves[name]])
+
+    found = {name: area(name) for name in curves}
     return [
-        Area(name, found[name], _times(name, found), over_seeds([_squared(run) for run in groups[name]]))
+        Area(
+            name,
+            found[name],
+            _times(name, found),
+            over_seeds([hypervolume(one, worst) / ground for one in curves[name]]),
+            over_seeds([area_by_bandwidth(one) if has_success else None for one in curves[name]]),
+            over_seeds([_squared(run) for run in groups[name]]),
+        )
         for name in sorted(found, key=lambda name: -(found[name].iqm or 0.0))
     ]
+
+
+def why_no_areas(groups: Mapping[str, Sequence[Result]]) -> str | None:
+    """Why these runs of one world have no axes in common; None if they have."""
+    if not (scores := _silent_scores(groups)):
+        return f"areas need what a team without messages comes to; add runs of none to {', '.join(groups)}"
+    curves = [_curve(run, _has_success(groups)) for runs in groups.values() for run in runs]
+    bits = {point.bits for one in curves for point in one if point.bits > 0}
+    if len(bits) < 2:
+        return f"nothing is said in any run of {', '.join(groups)}, or the same; there is no axis of bits"
+    best = 1.0 if _has_success(groups) else max(point.score for one in curves for point in one)
+    if (over_seeds(scores).iqm or 0.0) >= best:
+        return f"nothing in {', '.join(groups)} is better than saying nothing; there is no axis of scores"
+    return None
+
+
+def _has_success(groups: Mapping[str, Sequence[Result]]) -> bool:
+    return all(run.success.mean is not None for runs in groups.values() for run in runs)
+
+
+def _silent_scores(groups: Mapping[str, Sequence[Result]]) -> list[float]:
+    has_success = _has_success(groups)
+    return [_curve(run, has_success)[0].score for runs in groups.values() for run in runs if _is_silent(run)]
 
 
 def _times(name: str, found: Mapping[str, OverSeeds]) -> float | None:

@@ -40,6 +40,10 @@ BENCHES: Final = {
         "commlib.experiments.bench_search",
         "how few steps Predator-Prey takes a team that shares all it sees",
     ),
+    "extract": (
+        "commlib.experiments.bench_extract",
+        "how much of search_extract a team gets done that shares all it sees",
+    ),
     "tiers": (
         "commlib.experiments.bench_tiers",
         "a router that chooses how finely to tell each message, against telling all alike",

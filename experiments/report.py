@@ -14,7 +14,7 @@ import numpy as np
 
 from commlib.errors import ConfigError, RunError
 from commlib.experiments import figures
-from commlib.experiments.areas import areas
+from commlib.experiments.areas import areas, why_no_areas
 from commlib.experiments.evidence import Booked, Group, Run, group_runs, read_runs, world_spec
 from commlib.experiments.intervals import OverSeeds, over_seeds
 from commlib.experiments.page import Content, Html, document, join, table, tag
@@ -521,9 +521,7 @@ def _areas(groups: list[Group]) -> Html | None:
     rows = []
     for world in dict.fromkeys(group.world for group in groups):
         here = {group.label: [run.result for run in group.runs] for group in groups if group.world == world}
-        try:
-            found = areas(here)
-        except ConfigError:  # nobody says nothing, or everybody does: there is no axis
+        if why_no_areas(here) is not None:
             continue
         rows += [
             (
@@ -532,18 +530,22 @@ def _areas(groups: list[Group]) -> Html | None:
                 str(one.area.n),
                 _over(one.area, text="{:.3f}".format),
                 _times(one.times),
+                _over(one.volume, text="{:.3f}".format),
+                _over(one.by_bandwidth, text="{:.3f}".format),
                 _over(one.squared),
             )
-            for one in found
+            for one in areas(here)
         ]
     if not rows:
         return None
     note = (
         "Area below the best score so far as bits grow, on axes that all methods of the world share: bits (estimates) by their "
         "logarithm, from the fewest of any run to the most; the score from that of a team without messages to 1, or to the best "
-        "return. In brackets the 95 % bootstrap interval. Success squared per wire bit, per agent and step, rewards both at once."
+        "return. In brackets the 95 % bootstrap interval. The hypervolume is the same with bits as they are, from 0 to the most of "
+        "any run. AUC is the seed paper's (arXiv:2602.02035), success over bits by the most bits of the run itself, so 0 of a run "
+        "with one point. Success squared per wire bit, per agent and step, rewards both at once."
     )
-    head = ("method", "world", "seeds", "area", "times the best other", "success² per wire bit")
+    head = ("method", "world", "seeds", "area", "times the best other", "hypervolume", "AUC", "success² per wire bit")
     return join(
         [tag("h3", "Area under the frontier"), table(head, rows, n_words=2), tag("p", note, class_="small muted")]
     )

@@ -104,7 +104,8 @@ class SearchExtract:
             must_say="where a target is that needs another hand: at most log2 400 bits, once for each target",
             source="Farooq & Iqbal 2026, arXiv:2602.02035 (search-and-extract); what it leaves open is ours",
         )
-        self._size, self._n_targets, self._n_hands, self._drift = size, n_targets, n_hands, drift
+        self.size, self.vision, self.n_hands = size, vision, n_hands
+        self._n_targets, self._drift = n_targets, drift
         self._has_chart = has_chart
         self._next_cell = move_table(size)
         self._view = view_table(size, vision)
@@ -128,7 +129,7 @@ class SearchExtract:
         """Place everything, each on a cell of its own."""
         N, T, M = self._spec.n_agents, self._n_targets[1], self._n_obstacles
         self._generator = generator
-        lot = torch.rand(n_worlds, self._size**2, generator=generator)
+        lot = torch.rand(n_worlds, self.size**2, generator=generator)
         place = lot.topk(N + T + M, dim=1).indices
         self._cell_BN, self._target_BT, self._obstacle_BM = place[:, :N], place[:, N : N + T], place[:, N + T :]
         low, high = self._n_targets
@@ -161,7 +162,7 @@ class SearchExtract:
         discovered, covered = self._look()
         reward += DISCOVER * discovered + COVERAGE * covered / self._view.shape[1]
         has_hand = self._has_hand()
-        is_extracted = (has_hand.sum(1) >= self._n_hands) & self._is_left_BT
+        is_extracted = (has_hand.sum(1) >= self.n_hands) & self._is_left_BT
         self._is_left_BT = self._is_left_BT & ~is_extracted
         reward += EXTRACT * (has_hand & is_extracted[:, None]).sum(2)
         return self._out(reward * ~is_over[:, None])
@@ -186,7 +187,7 @@ class SearchExtract:
     def _has_hand(self) -> Tensor:
         """Which agents are near enough to which targets to help extract them, [B, N, T]."""
         agent, target = self._cell_BN[:, :, None], self._target_BT[:, None]
-        rows, columns = agent // self._size - target // self._size, agent % self._size - target % self._size
+        rows, columns = agent // self.size - target // self.size, agent % self.size - target % self.size
         reach = self._lesson.reach
         has_hand: Tensor = (rows.abs() <= reach) & (columns.abs() <= reach)
         return has_hand
@@ -209,15 +210,13 @@ class SearchExtract:
         taken = self._on_grid(torch.cat([self._obstacle_BM, self._cell_BN], 1))
         taken = taken.scatter_add(1, self._target_BT, self._is_left_BT.float()).gather(1, wanted) > 0
         is_moving = tries & ~taken
-        rivals = torch.zeros(len(wanted), self._size**2).scatter_add_(1, wanted, is_moving.float())
+        rivals = torch.zeros(len(wanted), self.size**2).scatter_add_(1, wanted, is_moving.float())
         is_moving &= rivals.gather(1, wanted) == 1
         self._obstacle_BM = torch.where(is_moving, wanted, self._obstacle_BM)
 
     def _on_grid(self, cells: Tensor) -> Tensor:
         """How many of the cells [B, K] are each cell of the grid, [B, C]."""
-        return torch.zeros(len(cells), self._size**2).scatter_add_(
-            1, cells, torch.ones_like(cells, dtype=torch.float32)
-        )
+        return torch.zeros(len(cells), self.size**2).scatter_add_(1, cells, torch.ones_like(cells, dtype=torch.float32))
 
     def _look(self) -> tuple[Tensor, Tensor]:
         """Note what comes into view: targets and cells that are first seen by each agent, [B, N] each."""
@@ -258,13 +257,13 @@ class SearchExtract:
         unseen = 1 - self._seen_BNP[..., self._pad]
         # what an agent knows to be there is gone once it sees that; it is not told when others take it
         where = self._target_BT[:, None].expand(B, N, -1)
-        known = torch.zeros(B, N, self._size**2).scatter_add(2, where, self._known_BNT.float())
+        known = torch.zeros(B, N, self.size**2).scatter_add(2, where, self._known_BNT.float())
         return [self._by_patch(unseen) / PATCH, self._by_patch(known).clamp_max(1)]
 
     def _by_patch(self, cells_BNC: Tensor) -> Tensor:
         """Sums of cells over the patches around each agent, row by row, [B, N, K * K]."""
         B, N = self._cell_BN.shape
-        S, K = self._size, len(BANDS) + 1
+        S, K = self.size, len(BANDS) + 1
         begin = torch.tensor([-S, *BANDS, S])
         row, column = ((place[..., None] + begin).clamp(0, S) for place in (self._cell_BN // S, self._cell_BN % S))
         total = pad(cells_BNC.view(B, N, S, S).cumsum(2).cumsum(3), (1, 0, 1, 0))

@@ -9,7 +9,7 @@ from commlib.errors import ConfigError
 from commlib.experiments import cli
 from commlib.experiments.bench import BENCHES, Laps, Target, draw, find, race, run_bench, table
 
-APART = {"ledger", "chaos", "ray", "scale-ray", "cluster", "routes", "train-ray", "train", "search"}
+APART = {"ledger", "chaos", "ray", "scale-ray", "cluster", "routes", "train-ray", "train", "search", "extract"}
 """Those with a test of their own."""
 """tests/integration/test_ledger_on_ray.py, tests/integration/test_benches_on_ray.py"""
 KEYS = ["name", "command", "seed", "versions", "rows", "summary"]
