@@ -344,6 +344,15 @@ class RunFolder:
             raise RunError(f"{path} holds no run (no config.yaml in it); see `commlib list runs`")
         return folder
 
+    @classmethod
+    def all_in(cls, path: Path) -> list[RunFolder]:
+        """The finished runs of a folder of runs, such as a sweep's, by their names; none if it is none."""
+        return [
+            cls(found.parent)
+            for found in sorted(Path(path).glob("*/result.json"))
+            if cls(found.parent).config.is_file()
+        ]
+
 
 def versions() -> dict[str, str]:
     """The versions of what the figures depend on."""

@@ -28,7 +28,7 @@ from commlib.errors import CommlibError, ConfigError
 
 if TYPE_CHECKING:
     from commlib.experiments.sweep import Start
-    from commlib.records import Result
+    from commlib.records import Result, RunFolder
 
 GOOD, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 MOST_NAMES = 8
@@ -470,7 +470,7 @@ def _sweep(argv: list[str]) -> int:
     _write_json(known.json, sweep_json(standing))
     console = _console(known.json)
     console.print(sweep_table(standing))
-    console.print(f"run folders: {known.out}; next: commlib report {known.out}/*/", highlight=False)
+    console.print(f"run folders: {known.out}; next: commlib report {known.out}", highlight=False)
     return GOOD if standing.is_good else FAILED
 
 
@@ -697,16 +697,24 @@ def _report(argv: list[str]) -> int:
     parser = _Parser(
         "commlib report", description="Table, figures and one self-contained HTML page of one or more runs."
     )
-    parser.add_argument("runs", metavar="RUN", type=Path, nargs="+")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the page; default report.html in the first run")
+    parser.add_argument(
+        "runs", metavar="RUN", type=Path, nargs="+", help="a run, or a folder of runs, such as a sweep's"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="the page; default report.html in the run, or beside several"
+    )
     _add_common(parser)
     known = parser.parse_args(argv)
     from commlib.experiments.report import write_report
     from commlib.records import RunFolder
 
-    folders = [RunFolder.existing(run) for run in known.runs]
+    folders = [
+        folder
+        for path in known.runs
+        for folder in (not RunFolder(path).config.is_file() and RunFolder.all_in(path)) or [RunFolder.existing(path)]
+    ]
     results = [folder.read_result() for folder in folders]
-    page = known.out or folders[0].report
+    page = known.out or _folder_of(folders) / folders[0].report.name
     plots = page.parent / "plots"
     write_report(folders, page, plots_dir=plots, warn=_warn)
     _write_json(known.json, {"page": str(page), "plots": str(plots), "results": [r.to_json() for r in results]})
@@ -714,6 +722,12 @@ def _report(argv: list[str]) -> int:
     _show(console, results)
     console.print(f"page: {page}; figures: {plots}", highlight=False)
     return GOOD
+
+
+def _folder_of(folders: Sequence[RunFolder]) -> Path:
+    """Where a page about these runs goes: into the one run, or beside those that lie side by side; else into the first."""
+    parents = {folder.path.resolve().parent: folder.path.parent for folder in folders}
+    return folders[0].path if len(folders) == 1 or len(parents) > 1 else next(iter(parents.values()))
 
 
 def _demo(argv: list[str]) -> int:

@@ -541,8 +541,8 @@ def _areas(groups: list[Group]) -> Html | None:
     note = (
         "Area below the best score so far as bits grow, on axes that all methods of the world share: bits (estimates) by their "
         "logarithm, from the fewest of any run to the most; the score from that of a team without messages to 1, or to the best "
-        "return. In brackets the 95 % bootstrap interval. The hypervolume is the same with bits as they are, from 0 to the most of "
-        "any run. AUC is the seed paper's (arXiv:2602.02035), success over bits by the most bits of the run itself, so 0 of a run "
+        "return. In brackets the 95 % bootstrap interval. The hypervolume is the same with bits as they are, up to the most of "
+        "any run. AUC is the seed paper's (arXiv:2602.02035), success over bits by the most of the run itself, so 0 of a run "
         "with one point. Success squared per wire bit, per agent and step, rewards both at once."
     )
     head = ("method", "world", "seeds", "area", "times the best other", "hypervolume", "AUC", "success² per wire bit")

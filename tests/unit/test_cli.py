@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -257,6 +258,22 @@ def test_audit_verify_evaluate_and_report_as_json(command, run_copy):
     beside = RunFolder(run_copy / "evaluation-1")
     assert beside.read_result().to_json() == evaluated
     assert command("audit", run_copy)[0] == command("audit", beside.path)[0] == GOOD
+
+
+def test_a_report_of_a_folder_of_runs_lies_beside_them(command, run_copy, tmp_path):
+    sweep = tmp_path / "sweep"
+    for name in ("a", "b", "unfinished"):
+        shutil.copytree(run_copy, sweep / name)
+    (sweep / "unfinished" / "result.json").unlink()
+    for runs in ([sweep], [sweep / "a", sweep / "b"], [sweep]):  # a second time, with the figures beside the runs
+        code, out, _ = command("report", *runs, "--json", "-")
+        assert (code, len(only_json(out)["results"])) == (GOOD, 2)
+        assert Path(only_json(out)["page"]) == sweep / "report.html"
+    assert not (sweep / "a" / "report.html").exists()
+    code, out, _ = command("report", sweep / "a", run_copy, "--json", "-")
+    assert Path(only_json(out)["page"]) == sweep / "a" / "report.html", "they have nothing in common"
+    code, _, err = command("report", tmp_path / "nothing")
+    assert (code, "holds no run" in err) == (FAILED, True)
 
 
 def test_train_as_json_with_settings_before_and_after_the_world(command, tmp_path):
