@@ -8,7 +8,7 @@ The rung in use is the cheapest whose success stays within the margin of the bes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -41,6 +41,10 @@ ENOUGH = 1.01
 
 Records = Sequence[tuple[Codes, Codes]]
 """Contexts [n, P + 1] and codes [n, P] of recorded messages, for each round of a step."""
+Show = Callable[[float, Mapping[str, str]], None]
+"""Shown how far a calibration is, 0..1, and what the last rung came to."""
+CLIMBED = 0.8
+"""How far a calibration is when all rungs are tuned; then each is played once more."""
 
 
 @dataclass
@@ -51,6 +55,7 @@ class Rehearsal:
     charging: str
     n_worlds: int
     generator: torch.Generator
+    show: Show | None = None
 
     def __post_init__(self) -> None:
         self.n_steps = 0
@@ -86,6 +91,12 @@ class Rehearsal:
         )
         self.n_steps += int(sum(tally.lengths))
         return tally, runtime.each("desk.recorded", [()])[0]
+
+    def told(self, share: float, rung: Rung) -> None:
+        """Show how far the ladder is."""
+        if self.show is not None:
+            score = {"return": f"{rung.return_:.3f}"} if rung.success is None else {"success": f"{rung.success:.1%}"}
+            self.show(share, score | {"bits/agent/step": f"{rung.bits_per_agent_step:.2f}"})
 
     def rung(self, tally: Tally, rate_weight: float) -> Rung:
         """What a tally says of a rate weight."""
@@ -156,12 +167,13 @@ def calibrate(
     knowledge: Knowledge | None = None,
     is_event_gated: bool = False,
     school: School | None = None,
+    show: Show | None = None,
 ) -> Model:
     """The model with its prior counted and, if `rate_aware`, its price knob calibrated, and a router if a school is there.
 
     What the prior knows is settled on the first messages, and kept.
     """
-    rehearsal = Rehearsal(world, charging, stages.calibrate_worlds or 512, generator)
+    rehearsal = Rehearsal(world, charging, stages.calibrate_worlds or 512, generator, show)
     _, records = rehearsal.play(model, 0.0)
     model = refit(model, records, knowledge)
     contexts, codes = records[-1]
@@ -227,8 +239,11 @@ def _priced(model: Model, rehearsal: Rehearsal, stages: StagesConfig, variance: 
     weights = [0.0, *(share * variance for share in ladder(stages))]
     tuned = climb(model, rehearsal, stages, weights)
     chosen, model = cheapest(tuned, stages.margin)
-    rungs = tuple(rehearsal.measure(model, weight) for weight in weights)
-    return replace(model, calibration=Calibration(rungs, weights.index(chosen.rate_weight), rehearsal.n_steps))
+    rungs = []
+    for nth, weight in enumerate(weights, start=1):
+        rungs.append(rehearsal.measure(model, weight))
+        rehearsal.told(CLIMBED + (1 - CLIMBED) * nth / len(weights), rungs[-1])
+    return replace(model, calibration=Calibration(tuple(rungs), weights.index(chosen.rate_weight), rehearsal.n_steps))
 
 
 def cheapest(tuned: list[tuple[Rung, Model]], margin: float) -> tuple[Rung, Model]:
@@ -249,7 +264,8 @@ def climb(
 ) -> list[tuple[Rung, Model]]:
     """What the model comes to at each rate weight, with a prior refitted there, until it falls far behind the first."""
     tuned: list[tuple[Rung, Model]] = [(rehearsal.measure(model, weights[0]), model)]
-    for weight in weights[1:]:
+    for nth, weight in enumerate(weights[1:], start=1):
+        rehearsal.told(CLIMBED * nth / len(weights), tuned[-1][0])
         for _ in range(stages.calibrate_rounds):
             model = refit(model, rehearsal.play(model, weight)[1])
         tuned.append((rehearsal.measure(model, weight), model))

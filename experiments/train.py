@@ -378,6 +378,7 @@ class Training:
             knowledge=knowledge,
             is_event_gated=self.config.gate == "event",
             school=School(self.world.spec.n_steps, self.display.say) if has_router else None,
+            show=partial(self.display.advance, "calibrate"),
         )
         self.calibration_seconds = time.perf_counter() - started
         self.calibration_steps = calibrated.calibration.n_steps

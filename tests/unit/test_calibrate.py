@@ -234,3 +234,21 @@ def test_the_same_seed_calibrates_alike(knob):
 def test_fewer_rungs_can_be_asked_for():
     calibration = calibrated(model_of(), stages=STAGES.model_copy(update={"rungs": 2})).calibration
     assert len(calibration.rungs) == 3
+
+
+def test_how_far_the_ladder_is_can_be_seen():
+    seen = []
+    generator, stages = torch.Generator().manual_seed(0), STAGES.model_copy(update={"rungs": 2})
+    calibrate(
+        model_of(),
+        Guide(),
+        "broadcast",
+        stages,
+        generator,
+        rate_aware=True,
+        show=lambda share, figures: seen.append((share, figures)),
+    )
+    shares = [share for share, _ in seen]
+    assert shares == sorted(shares)
+    assert (shares[0] > 0, shares[-1], len(shares)) == (True, pytest.approx(1.0), 5)
+    assert seen[0][1].keys() == {"success", "bits/agent/step"}
