@@ -754,6 +754,13 @@ def _demo(argv: list[str]) -> int:
     return GOOD if outcome.is_good else FAILED
 
 
+def _listed(key: str, value: object) -> str:
+    """One cell of a list in words; empty where there is nothing to say."""
+    if key == "bound_bits" and value is not None:
+        return f"no perfect team needs fewer than {value:.3g} bits per agent and episode"
+    return "" if value is None else str(value)
+
+
 def _list(argv: list[str]) -> int:
     parser = _Parser("commlib list", description="What there is.")
     parser.add_argument("what", choices=["worlds", "codecs", "topologies", "methods", "runs"])
@@ -768,10 +775,8 @@ def _list(argv: list[str]) -> int:
     if known.what == "runs" and not rows:
         console.print(f"no runs in {known.runs_dir}")
     for row in rows:
-        name, *rest = row.values()
-        console.print(
-            f"[bold]{name}[/]  " + "; ".join(str(value) for value in rest if value not in ("", None)), highlight=False
-        )
+        name, *rest = (_listed(key, value) for key, value in row.items())
+        console.print(f"[bold]{name}[/]  " + "; ".join(filter(None, rest)), highlight=False)
     return GOOD
 
 
