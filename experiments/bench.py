@@ -42,7 +42,7 @@ BENCHES: Final = {
     ),
     "extract": (
         "commlib.experiments.bench_extract",
-        "how much of search_extract a team gets done that shares all it sees",
+        "how much of search_extract a team gets done by a rule, by what is shared",
     ),
     "tiers": (
         "commlib.experiments.bench_tiers",

@@ -1,12 +1,14 @@
-"""How much of search_extract a team gets done that shares all it sees: what a success of so many per cent can mean.
+"""How much of search_extract a team gets done by a rule: what a success of so many per cent can mean, and what sharing is worth.
 
-A control room: what every agent has in view arrives there whole, in every step, at no cost, and one dispatcher sends each
-agent where it is needed. Not a learned policy, and not the best plan either: a rule with two constants, tuned by hand. So
-what it reaches can be reached with what a team can know, and what a learned team lacks beside it is not the world's fault.
+A control room: what agents share arrives there whole, in every step, at no cost, and one dispatcher sends each agent where it
+is needed. Not a learned policy, and not the best plan either: a rule with one constant, tuned by hand. So what it reaches can
+be reached with what a team can know, and what a learned team lacks beside it is not the world's fault.
 
 The rule: to a known target go those who are nearest to it, as many as it takes hands, the target first that is reached
 soonest; the others go, one after the other, to the cell from where most cells come into view that nobody has seen or is
 sent to see, by steps of the way. Ways are the shortest around obstacles in view; others are not known to be there still.
+Where only places of agents and targets are shared, everybody looks around by what it has seen itself; where nothing is,
+whoever finds a target stands on it until another one comes by.
 
 Shapes: B worlds, N agents, C cells, P cells of the grid padded by the view, V cells in view, G goals, S size of the grid.
 """
@@ -34,6 +36,11 @@ TARGETS: dict[str, Target] = {}
 WORLDS = (SearchExtract, longer, one_hand, still, restless)
 N_WORLDS, N_QUICK = 1024, 8
 BATCH = 256
+SHARED = {
+    "views": "all that each sees",
+    "targets": "where agents and targets are",
+    "nothing": "nothing",
+}
 FAR = 1000.0
 """Steps of a way that there is not."""
 DETOUR = 1.0
@@ -41,40 +48,45 @@ DETOUR = 1.0
 
 
 class Dispatcher:
-    """What the control room knows, and where it sends whom."""
+    """What the control room knows of what agents see, and where it sends whom.
 
-    def __init__(self, size: int, vision: int, n_agents: int, n_hands: int) -> None:
+    Args:
+        size: of the grid.
+        vision: how far agents see.
+        n_agents: that there are.
+        n_hands: that a target takes.
+        shared: what arrives at the control room: one of `SHARED`.
+    """
+
+    def __init__(self, size: int, vision: int, n_agents: int, n_hands: int, shared: str = "views") -> None:
         self._size, self._n_agents, self._n_hands = size, n_agents, n_hands
-        self._vision = vision
+        self._vision, self._shared = vision, shared
         self._view = view_table(size, vision)
         self._middle = self._view[:, self._view.shape[1] // 2]
         self._next_cell = move_table(size)
-        self._unseen_BC = torch.zeros(0, size * size)
-        self._target_BC = torch.zeros(0, size * size)
+        self.reset(0)
 
     def reset(self, n_worlds: int) -> None:
         """Know nothing."""
-        self._unseen_BC = torch.ones(n_worlds, self._size**2)
-        self._target_BC = torch.zeros(n_worlds, self._size**2)
+        shape = n_worlds, self._n_agents, self._size**2
+        self._unseen_BNC, self._target_BNC = torch.ones(shape), torch.zeros(shape)
 
     def act(self, observation_BNW: Tensor, generator: torch.Generator) -> Tensor:
         """Take in what everybody sees, and send everybody on, int64 [B, N]."""
-        cell_BN, blocked_BC = self._noted(observation_BNW)
-        way_BNC = self.ways(cell_BN, blocked_BC)
-        goal_BN, is_sent_BN = self._answered(way_BNC)
-        goal_BN = self._explored(way_BNC, cell_BN, goal_BN, is_sent_BN)
-        left_BNK = self.ways(goal_BN, blocked_BC).gather(2, self._next_cell[cell_BN])
+        cell_BN, blocked_BNC = self._noted(observation_BNW)
+        way_BNC = self.ways(cell_BN, blocked_BNC)
+        goal_BN, is_sent_BN = self._gone_for(way_BNC) if self._shared == "nothing" else self._answered(way_BNC)
+        goal_BN = self._explored(way_BNC, goal_BN, is_sent_BN)
+        left_BNK = self.ways(goal_BN, blocked_BNC).gather(2, self._next_cell[cell_BN])
         # of two ways of the same length any, or two who block each other would do so for ever
         left_BNK += torch.rand(left_BNK.shape, generator=generator) * 0.1
-        is_blocked_BNK = blocked_BC[:, None].expand(-1, self._n_agents, -1).gather(2, self._next_cell[cell_BN])
-        return (left_BNK + is_blocked_BNK * FAR).argmin(2)
+        return (left_BNK + blocked_BNC.gather(2, self._next_cell[cell_BN]) * FAR).argmin(2)
 
-    def ways(self, from_BG: Tensor, blocked_BC: Tensor) -> Tensor:
-        """Steps of the shortest way from each goal to each cell around what is blocked, float32 [B, G, C]."""
-        B, G, S = *from_BG.shape, self._size
-        begin = torch.full((B, G, S * S), FAR).scatter_(2, from_BG[:, :, None], 0.0)
-        toll = torch.where(blocked_BC, FAR, 1.0).view(B, 1, S, S)
-        way = begin.view(B, G, S, S)
+    def ways(self, from_BN: Tensor, blocked_BNC: Tensor) -> Tensor:
+        """Steps from a cell of each agent to all others, around what it knows to be blocked, float32 [B, N, C]."""
+        B, N, S = *from_BN.shape, self._size
+        way = torch.full((B, N, S * S), FAR).scatter_(2, from_BN[:, :, None], 0.0).view(B, N, S, S)
+        toll = torch.where(blocked_BNC, FAR, 1.0).view(B, N, S, S)
         while True:
             wide = pad(way, (1, 1, 1, 1), value=FAR)
             beside = torch.stack([wide[..., :-2, 1:-1], wide[..., 2:, 1:-1], wide[..., 1:-1, :-2], wide[..., 1:-1, 2:]])
@@ -84,26 +96,33 @@ class Dispatcher:
             way = shorter
 
     def _noted(self, observation_BNW: Tensor) -> tuple[Tensor, Tensor]:
-        """Where agents are, int64 [B, N], and which cells in their views are blocked, bool [B, C]."""
-        S, V, B = self._size, self._view.shape[1], len(observation_BNW)
+        """Where agents are, int64 [B, N], and which cells each knows to be blocked, bool [B, N, C]."""
+        S, V, (B, N, _) = self._size, self._view.shape[1], observation_BNW.shape
         cell_BN = observation_BNW[..., :S].argmax(-1) * S + observation_BNW[..., S : 2 * S].argmax(-1)
-        planes = observation_BNW[..., 2 * S + 2 : 2 * S + 2 + 3 * V].reshape(B, -1, V, 3).flatten(1, 2)
-        where_BX = self._view[cell_BN].flatten(1)
-        n_padded = (S + 2 * self._vision) ** 2
+        planes_BNV3 = observation_BNW[..., 2 * S + 2 : 2 * S + 2 + 3 * V].reshape(B, N, V, 3)
 
-        def on_grid(what_BX: Tensor) -> Tensor:
-            return torch.zeros(B, n_padded).scatter_reduce(1, where_BX, what_BX, "amax")[:, self._middle]
+        def on_grid(what_BNV: Tensor, is_shared: bool) -> Tensor:
+            grid = torch.zeros(B, N, (S + 2 * self._vision) ** 2).scatter_(2, self._view[cell_BN], what_BNV)
+            grid = grid[..., self._middle]
+            return grid.amax(1, keepdim=True).expand_as(grid) if is_shared else grid
 
-        is_seen = on_grid(torch.ones_like(planes[..., 0])) > 0
-        self._unseen_BC = self._unseen_BC.masked_fill(is_seen, 0.0)
-        self._target_BC = torch.where(is_seen, on_grid(planes[..., 2]), self._target_BC)
-        return cell_BN, on_grid(planes[..., 0]) > 0
+        is_seen = torch.ones_like(planes_BNV3[..., 0])
+        all_views, targets = self._shared == "views", self._shared != "nothing"
+        self._unseen_BNC = self._unseen_BNC.masked_fill(on_grid(is_seen, all_views) > 0, 0.0)
+        has_looked = on_grid(is_seen, targets) > 0
+        self._target_BNC = torch.where(has_looked, on_grid(planes_BNV3[..., 2], targets), self._target_BNC)
+        return cell_BN, on_grid(planes_BNV3[..., 0], all_views) > 0
+
+    def _gone_for(self, way_BNC: Tensor) -> tuple[Tensor, Tensor]:
+        """As `_answered`, but everybody goes for the nearest target that it knows itself, and waits there."""
+        soon_BN, goal_BN = way_BNC.masked_fill(self._target_BNC == 0, 2 * FAR).min(2)
+        return goal_BN, soon_BN < FAR
 
     def _answered(self, way_BNC: Tensor) -> tuple[Tensor, Tensor]:
         """Who is sent to a target, and to which, [B, N] each: pairs, or whatever it takes, the soonest first."""
         B, N, _ = way_BNC.shape
         goal_BN, is_sent_BN = torch.zeros(B, N, dtype=torch.int64), torch.zeros(B, N, dtype=torch.bool)
-        is_open_BC = self._target_BC > 0
+        is_open_BC = self._target_BNC[:, 0] > 0  # all know the same
         for _ in range(N // self._n_hands):
             free_BNC = way_BNC.masked_fill(is_sent_BN[:, :, None], 2 * FAR)
             near_BHC, who_BHC = free_BNC.topk(self._n_hands, dim=1, largest=False)
@@ -115,23 +134,27 @@ class Dispatcher:
             is_open_BC = is_open_BC.scatter(1, target_B[:, None], False)
         return goal_BN, is_sent_BN
 
-    def _explored(self, way_BNC: Tensor, cell_BN: Tensor, goal_BN: Tensor, is_sent_BN: Tensor) -> Tensor:
+    def _explored(self, way_BNC: Tensor, goal_BN: Tensor, is_sent_BN: Tensor) -> Tensor:
         """The goals of all, those who look around included, int64 [B, N]."""
-        B, N, _ = way_BNC.shape
-        goals, unseen_BC, width = goal_BN.clone(), self._unseen_BC.clone(), 2 * self._vision + 1
+        B, N, C = way_BNC.shape
+        goals, width = goal_BN.clone(), 2 * self._vision + 1
+        taken_BC = torch.zeros(B, C)  # what others are sent to see
         for n in range(N):
-            grid = unseen_BC.view(B, 1, self._size, self._size)
-            gain_BC = avg_pool2d(grid, width, stride=1, padding=self._vision, divisor_override=1).flatten(1)
+            unseen = (self._unseen_BNC[:, n] * (1 - taken_BC)).view(B, 1, self._size, self._size)
+            gain_BC = avg_pool2d(unseen, width, stride=1, padding=self._vision, divisor_override=1).flatten(1)
             worth_BC = torch.where(way_BNC[:, n] < FAR, gain_BC / (way_BNC[:, n] + DETOUR), -1.0)
             goals[:, n] = torch.where(is_sent_BN[:, n], goal_BN[:, n], worth_BC.argmax(1))
-            padded = torch.zeros(B, (self._size + 2 * self._vision) ** 2).scatter_(1, self._view[goals[:, n]], 1.0)
-            unseen_BC = unseen_BC * (1 - padded[:, self._middle])
+            if self._shared == "views":
+                padded = torch.zeros(B, (self._size + 2 * self._vision) ** 2).scatter_(1, self._view[goals[:, n]], 1.0)
+                taken_BC = torch.maximum(taken_BC, padded[:, self._middle])
         return goals
 
 
-def played(world: SearchExtract, n_worlds: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def played(
+    world: SearchExtract, n_worlds: int, generator: torch.Generator, shared: str = "views"
+) -> tuple[Tensor, Tensor]:
     """The success of each world, 0/1 float32 [B], and the share of its targets that was extracted, float32 [B]."""
-    dispatcher = Dispatcher(world.size, world.vision, world.spec.n_agents, world.n_hands)
+    dispatcher = Dispatcher(world.size, world.vision, world.spec.n_agents, world.n_hands, shared)
     seen = world.reset(n_worlds, generator)
     dispatcher.reset(n_worlds)
     while not bool(seen.done.all()):
@@ -140,21 +163,27 @@ def played(world: SearchExtract, n_worlds: int, generator: torch.Generator) -> t
 
 
 def measure(seed: int, quick: bool, say: Say) -> Measured:
-    """Play each choice of the world, the same draws for each."""
+    """Play each choice of the world with all shared, and the first with less, the same draws for each."""
     n_worlds = N_QUICK if quick else N_WORLDS
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     rows: list[Row] = []
+    plays = [(make, "views") for make in WORLDS[: 2 if quick else None]]
+    plays += [(WORLDS[0], shared) for shared in SHARED if shared != "views"]
     try:
-        for make in WORLDS[:2] if quick else WORLDS:
+        for make, shared in plays:
             world, generator = make(), torch.Generator().manual_seed(seed)
-            say(f"{world.spec.name}: {n_worlds:,} episodes of at most {world.spec.n_steps} steps")
-            ends = [played(world, min(BATCH, n_worlds), generator) for _ in range(math.ceil(n_worlds / BATCH))]
+            say(
+                f"{world.spec.name}, shared: {SHARED[shared]}; {n_worlds:,} episodes of at most {world.spec.n_steps} steps"
+            )
+            n_batches = math.ceil(n_worlds / BATCH)
+            ends = [played(world, min(BATCH, n_worlds), generator, shared) for _ in range(n_batches)]
             success, share = (torch.cat(column) for column in zip(*ends, strict=True))
             low, high = wilson_ci(int(success.sum()), len(success))
             rows.append(
                 {
                     "world": world.spec.name,
+                    "shared": shared,
                     "success": float(success.mean()),
                     "success_ci95": [low, high],
                     "share_extracted": float(share.mean()),
@@ -165,14 +194,20 @@ def measure(seed: int, quick: bool, say: Say) -> Measured:
             )
     finally:
         torch.set_num_threads(threads)
-    columns = {"world": "world", "success": "success", "share_extracted": "share of targets", "n_steps": "steps"}
-    summary = {f"{row['world']}_success": row["success"] for row in rows}
-    return Measured(rows, summary, [table("search_extract: one dispatcher who sees what all see", columns, rows)])
+    columns = {
+        "world": "world",
+        "shared": "shared",
+        "success": "success",
+        "share_extracted": "share of targets",
+        "n_steps": "steps",
+    }
+    summary = {f"{row['world']}_{row['shared']}": row["success"] for row in rows}
+    return Measured(rows, summary, [table("search_extract, by a rule", columns, rows)])
 
 
 def draw(rows: Sequence[Row]) -> Figure:
     """Success by world."""
     from commlib.experiments.bench_figures import bars
 
-    names = [(str(row["world"]).removeprefix("search_extract_"), float(row["success"])) for row in rows]
-    return bars({"a dispatcher who sees what all see": names}, "success")
+    names = [(f"{row['world']}, {row['shared']}", float(row["success"])) for row in rows]
+    return bars({"sent by a rule": names}, "success")

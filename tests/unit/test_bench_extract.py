@@ -1,4 +1,4 @@
-"""The dispatcher of search_extract: ways around what blocks, who is sent where, and that sharing views beats dice."""
+"""The dispatcher of search_extract: ways around what blocks, who is sent where, and what it does not know."""
 
 import json
 
@@ -14,12 +14,12 @@ AROUND = (RIGHT, DOWN)
 
 def test_ways_go_around_what_blocks():
     dispatcher = Dispatcher(size=3, vision=1, n_agents=1, n_hands=1)
-    blocked = torch.zeros(1, 9, dtype=torch.bool)
-    blocked[0, [1, 4]] = True  # 0 # 2 / 3 # 5 / 6 7 8
+    blocked = torch.zeros(1, 1, 9, dtype=torch.bool)
+    blocked[0, 0, [1, 4]] = True  # 0 # 2 / 3 # 5 / 6 7 8
     way = dispatcher.ways(torch.tensor([[0]]), blocked)[0, 0]
     assert way[[0, 3, 6, 7, 8, 5, 2]].tolist() == [0, 1, 2, 3, 4, 5, 6]
     assert (way[[1, 4]] >= FAR).all()
-    blocked[0, 7] = True
+    blocked[0, 0, 7] = True
     assert (dispatcher.ways(torch.tensor([[0]]), blocked)[0, 0, [2, 5, 8]] >= FAR).all(), "walled off"
 
 
@@ -72,25 +72,42 @@ def test_nobody_walks_into_what_blocks():
     assert move[0, 0] == DOWN
 
 
-def test_sharing_all_views_beats_dice_and_more_time_helps():
-    def share(n_steps):
+def test_what_is_not_shared_is_not_known():
+    cells = [0, 14, 48]  # the second sees no target
+
+    def second(shared):
+        dispatcher = Dispatcher(size=7, vision=1, n_agents=3, n_hands=2, shared=shared)
+        dispatcher.reset(64)
+        here = seen(7, cells, targets=[1]).expand(64, -1, -1)
+        return set(dispatcher.act(here, torch.Generator().manual_seed(0))[:, 1].tolist())
+
+    assert second("views") | second("targets") <= {UP, RIGHT}
+    assert second("targets") & {UP}
+    assert second("nothing") <= {RIGHT, DOWN}, "it looks where nothing was seen"
+
+
+def test_more_shared_and_more_time_help():
+    def share(n_steps=25, shared="views"):
         world = SearchExtract(name="small_v1", size=10, n_targets=(2, 2), n_steps=n_steps)
-        return played(world, 32, torch.Generator().manual_seed(0))[1].mean().item()
+        return played(world, 64, torch.Generator().manual_seed(0), shared)[1].mean().item()
 
     world, generator = SearchExtract(name="small_v1", size=10, n_targets=(2, 2), n_steps=25), torch.Generator()
-    step = world.reset(32, generator.manual_seed(0))
+    step = world.reset(64, generator.manual_seed(0))
     while not bool(step.done.all()):
-        step = world.step(torch.randint(5, (32, 4), generator=generator))
-    assert world.share_extracted().mean().item() + 0.3 < share(25) < share(50)
+        step = world.step(torch.randint(5, (64, 4), generator=generator))
+    assert world.share_extracted().mean().item() < share(shared="nothing") < share(shared="targets") < share()
+    assert share() < share(50)
 
 
 def test_the_record_and_its_figure():
     record = run_bench("extract", 3, "commlib bench it", lambda text: None, quick=True).record
     assert json.loads(json.dumps(record)) == record
-    short, long = record["rows"]
+    short, long, targets, nothing = record["rows"]
+    assert [row["shared"] for row in record["rows"]] == ["views", "views", "targets", "nothing"]
     assert (short["n_steps"], long["n_steps"]) == (50, 100)
     assert 0.5 < short["share_extracted"] <= long["share_extracted"]
-    assert record["summary"]["search_extract_v2_success"] == short["success"]
+    assert record["summary"]["search_extract_v2_views"] == short["success"]
+    assert targets["n_steps"] == nothing["n_steps"] == 50
     low, high = short["success_ci95"]
     assert low <= short["success"] <= high
     assert draw(record).axes
