@@ -104,7 +104,7 @@ class SearchExtract:
             must_say="where a target is that needs another hand: at most log2 400 bits, once for each target",
             source=(
                 f"Farooq & Iqbal 2026, arXiv:2602.02035 (search-and-extract); what it leaves open is ours: {n_steps} steps, "
-                f"hands for a target {n_hands}, obstacles drift in {drift:.0%} of them, {'a' if has_chart else 'no'} chart of one's own"
+                f"hands for a target {n_hands}, obstacles drift in {drift:.0%} of them, {'a' if has_chart else 'no'} chart"
             ),
         )
         self.size, self.vision, self.n_hands = size, vision, n_hands
