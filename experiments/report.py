@@ -349,36 +349,49 @@ def _several(words: list[str], noun: str) -> str:
 
 
 def _tiles(runs: list[Run]) -> Html:
-    """The answer in four figures: of the one run, or of ours among many."""
-    results = [run.result for run in runs]
-    run = next((run for run in runs if run.result.method == "ours"), runs[0])
-    result, bits = run.result, run.result.bits.per_agent_step
-    whose = f"{result.method}, seed {result.seed}" if len(runs) > 1 else ""
-    merit = result.success
-    if merit.mean is not None:
-        first = (f"{100 * merit.mean:.1f} %", f"success{_between(merit, 100, ' %')}")
+    """The answer in four figures: of the one run, or of ours among many, over its seeds."""
+    groups = group_runs(runs)
+    group = next((one for one in groups if one.runs[0].result.method == "ours"), groups[0])
+    chosen = [run.result for run in group.runs]
+    result, n_seeds = chosen[0], len(chosen)
+    wire = number(over_seeds([one.bits.per_agent_step.wire for one in chosen]).iqm or 0.0)
+    estimate = number(over_seeds([one.bits.per_agent_step.estimate for one in chosen]).iqm or 0.0)
+    tiles = [_merit_tile(chosen), (wire, f"bits per agent and step on the wire (estimate {estimate})")]
+    savings = [saving_against_dense(one, [run.result for run in runs]) for one in chosen]
+    known = [saving for saving in savings if saving is not None]
+    if known and len(known) == n_seeds:
+        share = over_seeds([saving.share for saving in known]).iqm or 0.0
+        is_alike = all(saving.is_like_for_like for saving in known)
+        over_all = Saving(1 / share, share, is_like_for_like=is_alike)
+        words = f"of the wire of dense: {number(100 * share)} %"
+        tiles.append((over_all.times.removesuffix(" *"), words + ("" if is_alike else ", not like for like")))
     else:
-        first = (number(result.return_.mean or 0.0), f"return{_between(result.return_, 1, '')}")
-    tiles = [first, (number(bits.wire), f"bits per agent and step on the wire (estimate {number(bits.estimate)})")]
-    saving = saving_against_dense(result, results)
-    if saving is not None:
-        share = f"of the wire of dense: {number(100 * saving.share)} %"
-        tiles.append(
-            (saving.times.removesuffix(" *"), share + ("" if saving.is_like_for_like else ", not like for like"))
-        )
-    else:
-        tiles.append((format_bits(result.ledger.spent), f"spent in {result.success.n or result.return_.n} episodes"))
+        n_episodes = sum(one.success.n or one.return_.n for one in chosen)
+        tiles.append((format_bits(sum(one.ledger.spent for one in chosen)), f"spent in {n_episodes:,} episodes"))
+    seeds = f"seed {result.seed}" if n_seeds == 1 else f"{n_seeds} seeds"
+    whose = f" ({group.label}, {seeds})" if len(runs) > 1 else ""
+    tiles = [(value, words + whose) for value, words in tiles]
     tiles.append(_verdict_tile(runs))
     return tag(
         "div",
-        *(
-            tag(
-                "div", tag("b", value), tag("span", f"{words} ({whose})" if whose and nth < 3 else words), class_="tile"
-            )
-            for nth, (value, words) in enumerate(tiles)
-        ),
+        *(tag("div", tag("b", value), tag("span", words), class_="tile") for value, words in tiles),
         class_="tiles",
     )
+
+
+def _merit_tile(results: list[Result]) -> tuple[str, str]:
+    """Success, or else the return: of one run over its episodes, of several over the runs."""
+    has_success = all(one.success.mean is not None for one in results)
+    noun, scale, unit = ("success", 100.0, " %") if has_success else ("return", 1.0, "")
+    if len(results) == 1:
+        figure = results[0].success if has_success else results[0].return_
+        mean, interval = figure.mean or 0.0, _between(figure, scale, unit)
+    else:
+        over = over_seeds([one.success.mean if has_success else one.return_.mean for one in results])
+        mean = over.iqm or 0.0
+        ends = [] if over.ci95 is None else [f"{scale * end:.3g}" for end in over.ci95]
+        interval = f", 95 % interval {' to '.join(ends)}{unit} over seeds" if ends else ""
+    return (f"{100 * mean:.1f} %" if has_success else number(mean)), noun + interval
 
 
 def _between(figure: Estimate, scale: float, unit: str) -> str:
