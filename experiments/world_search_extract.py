@@ -44,7 +44,7 @@ class Lesson(NamedTuple):
     is_alone: bool
 
 
-CURRICULUM = (Lesson(0.15, 1, 1.0, True), Lesson(0.3, 1, 0.5, False), Lesson(0.45, 1, 0.0, False))
+CURRICULUM = (Lesson(0.06, 1, 1.0, True), Lesson(0.15, 1, 0.5, False), Lesson(0.27, 1, 0.0, False))
 """First to come when one is called, then to look for targets, then the full task."""
 FULL_TASK = Lesson(1.0, 0, 0.0, False)
 
@@ -181,7 +181,7 @@ class SearchExtract:
         return 1 - n_left / n_all
 
     def set_progress(self, progress: float) -> None:
-        """One target and somebody on it at first, then more of them, with hands nearby; the full task from 45 % on."""
+        """One target and somebody on it at first, then more of them, with hands nearby; the full task from 27 % on."""
         self._lesson = next((lesson for lesson in CURRICULUM if progress < lesson.until), FULL_TASK)
 
     def close(self) -> None:
