@@ -754,7 +754,7 @@ def _demo(argv: list[str]) -> int:
     return GOOD if outcome.is_good else FAILED
 
 
-def _listed(key: str, value: object) -> str:
+def _in_words(key: str, value: object) -> str:
     """One cell of a list in words; empty where there is nothing to say."""
     if key == "bound_bits" and value is not None:
         return f"no perfect team needs fewer than {value:.3g} bits per agent and episode"
@@ -775,7 +775,7 @@ def _list(argv: list[str]) -> int:
     if known.what == "runs" and not rows:
         console.print(f"no runs in {known.runs_dir}")
     for row in rows:
-        name, *rest = (_listed(key, value) for key, value in row.items())
+        name, *rest = (_in_words(key, value) for key, value in row.items())
         console.print(f"[bold]{name}[/]  " + "; ".join(filter(None, rest)), highlight=False)
     return GOOD
 
