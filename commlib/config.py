@@ -41,7 +41,10 @@ class LearningConfig(_Frozen):
     )
     n_epochs: int = Field(4, ge=1, description="passes over each rollout")
     n_minibatches: int = Field(12, ge=1, description="updates per pass")
-    learning_rate: float = Field(1.5e-3, gt=0, description="Adam; falls linearly to 5 % over the dense stage")
+    learning_rate: float = Field(1.5e-3, gt=0, description="Adam; falls to 5 % over each stage")
+    schedule: Literal["linear", "rex"] = Field(
+        "linear", description="how the learning rate falls: evenly, or slowly at first and fast in the end (REX)"
+    )
     edge_learning_rate: float = Field(0.02, gt=0, description="Adam, of a learned graph")
     edges_every: int = Field(5, ge=2, description="a learned graph is updated in every n-th epoch, alone")
     warm_up: float = Field(0.2, ge=0, le=1, description="share of the dense stage with every edge open")

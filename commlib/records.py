@@ -140,6 +140,7 @@ class Result(_Figures):
     show_budget: bool = False
     foresight: float = 0.0
     balance: str | None = None
+    schedule: str = "linear"
     seed: int
     steps: int
     runtime: str
@@ -198,6 +199,7 @@ class Result(_Figures):
         words += ["sees its budget"] if self.show_budget else []
         words += [f"foresight {self.foresight:g}"] if self.foresight else []
         words += ["all worlds alike"] if self.balance == "even" else []
+        words += [self.schedule.upper()] if self.schedule != "linear" else []
         return ", ".join(words)
 
     def to_json(self) -> dict[str, Any]:

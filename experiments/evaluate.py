@@ -336,6 +336,7 @@ def _figures(config: RunConfig, model: Model, world: World, plan: Plan, played: 
         "show_budget": config.show_budget,
         "foresight": config.learning.foresight,
         "balance": config.learning.balance if world.spec.parts else None,
+        "schedule": config.learning.schedule,
         "seed": config.seed,
         "steps": config.steps,
         "charging_rule": f"{config.charging}: {CHARGING_RULES[config.charging]}; {ABSENCE_RULE}; evaluation only",

@@ -108,7 +108,7 @@ def phase_of(config: RunConfig, stage: Stage, steps: int, bit_price: float, gate
     price = bit_price * ramp if stage.name == "priced" else 0.0
     first_rate = learning.learning_rate * (1.0 if is_dense else config.stages.fine_tune_rate)
     return Phase(
-        learning_rate=first_rate * (1 - 0.95 * share),
+        learning_rate=first_rate * fallen(learning.schedule, share),
         edge_learning_rate=learning.edge_learning_rate if is_dense else 0.0,
         entropy_weight=learning.entropy_weight * (1 - share) if is_dense else 0.0,
         floor=learning.floor * max(0.0, 1 - share / 0.7) if is_dense else 0.0,
@@ -121,6 +121,16 @@ def phase_of(config: RunConfig, stage: Stage, steps: int, bit_price: float, gate
         throws_dice=stage.name == "priced" and config.gate in ("random", "sampled"),
         heeds_budget=has_codec and config.show_budget,
     )
+
+
+def fallen(schedule: str, share: float) -> float:
+    """What is left of the learning rate after a share of a stage: from 1 to 0.05, in a line or by REX (Chen et al. 2021, sec. 4).
+
+    >>> fallen("linear", 0.5), round(fallen("rex", 0.5), 3)
+    (0.525, 0.683)
+    """
+    left = 1 - share
+    return 0.05 + 0.95 * (left / (1 - share / 2) if schedule == "rex" else left)
 
 
 def policy_spec(config: RunConfig, world: WorldSpec) -> PolicySpec:

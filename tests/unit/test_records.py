@@ -26,6 +26,7 @@ PLAIN = {
     "show_budget": True,
     "foresight": 0.5,
     "balance": "even",
+    "schedule": "rex",
     "seed": 3,
     "steps": 100,
     "runtime": "local",
@@ -88,9 +89,9 @@ def test_a_result_reads_back_as_it_was_written(tmp_path):
     assert result.return_.mean == -0.5
     assert (
         result.variant
-        == "gate listen, ids role, 2 rounds, 20% of the steps priced, sees its budget, foresight 0.5, all worlds alike"
+        == "gate listen, ids role, 2 rounds, 20% of the steps priced, sees its budget, foresight 0.5, all worlds alike, REX"
     )
-    told = ("gate", "ids", "rounds", "priced", "show_budget", "foresight", "balance")
+    told = ("gate", "ids", "rounds", "priced", "show_budget", "foresight", "balance", "schedule")
     assert Result.from_json({k: v for k, v in PLAIN.items() if k not in told}).variant == ""
     assert result.binding == "64 bit/step"
     assert result.frontier[0].return_ == 1.5

@@ -1,0 +1,41 @@
+"""The stages of a training: how the learning rate falls over each."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from commlib.experiments.compose import resolve
+from commlib.experiments.train import fallen, phase_of, stages_of
+
+SHARES = st.floats(0, 1)
+
+
+@given(SHARES)
+def test_rex_keeps_the_rate_longer_and_ends_where_the_line_does(share):
+    assert fallen("rex", share) >= fallen("linear", share) - 1e-12
+    for schedule in ("linear", "rex"):
+        assert fallen(schedule, 0.0) == 1.0
+        assert fallen(schedule, 1.0) == pytest.approx(0.05)
+
+
+@given(SHARES, SHARES)
+def test_the_rate_never_rises(one, other):
+    for schedule in ("linear", "rex"):
+        assert fallen(schedule, max(one, other)) <= fallen(schedule, min(one, other))
+
+
+def test_rex_by_hand():
+    assert fallen("rex", 0.5) == pytest.approx(0.05 + 0.95 * 0.5 / 0.75)
+
+
+def test_each_stage_falls_by_the_schedule_that_is_asked_for():
+    config = resolve("guide", "ours", None)
+    rex = config.model_copy(update={"learning": config.learning.model_copy(update={"schedule": "rex"})})
+    for stage in stages_of(config):
+        middle = (stage.start + stage.stop) // 2
+        straight, bent = (phase_of(one, stage, middle, 0.0).learning_rate for one in (config, rex))
+        assert bent / straight == pytest.approx(fallen("rex", 0.5) / fallen("linear", 0.5))
+        assert (
+            phase_of(rex, stage, stage.start, 0.0).learning_rate
+            == phase_of(config, stage, stage.start, 0.0).learning_rate
+        )
