@@ -543,9 +543,9 @@ def _areas(groups: list[Group]) -> Html | None:
                 str(one.area.n),
                 _over(one.area, text="{:.3f}".format),
                 _times(one.times),
-                _over(one.volume, text="{:.3f}".format),
-                _over(one.by_bandwidth, text="{:.3f}".format),
-                _over(one.squared),
+                NONE if one.volume.iqm is None else f"{one.volume.iqm:.3f}",
+                NONE if one.by_bandwidth.iqm is None else f"{one.by_bandwidth.iqm:.3f}",
+                NONE if one.squared.iqm is None else number(one.squared.iqm),
             )
             for one in areas(here)
         ]
