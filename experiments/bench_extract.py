@@ -7,8 +7,9 @@ be reached with what a team can know, and what a learned team lacks beside it is
 The rule: to a known target go those who are nearest to it, as many as it takes hands, the target first that is reached
 soonest; the others go, one after the other, to the cell from where most cells come into view that nobody has seen or is
 sent to see, by steps of the way. Ways are the shortest around obstacles in view; others are not known to be there still.
-Where only places of agents and targets are shared, everybody looks around by what it has seen itself; where nothing is,
-whoever finds a target stands on it until another one comes by.
+Where only calls are shared, nobody is sent: all go for the nearest of the targets that anybody has seen, and look around by
+what they have seen themselves. Where nothing is, they go for what they found themselves, and stand there until another one
+comes by.
 
 Shapes: B worlds, N agents, C cells, P cells of the grid padded by the view, V cells in view, G goals, S size of the grid.
 """
@@ -36,11 +37,7 @@ TARGETS: dict[str, Target] = {}
 WORLDS = (SearchExtract, longer, one_hand, still, restless)
 N_WORLDS, N_QUICK = 1024, 8
 BATCH = 256
-SHARED = {
-    "views": "all that each sees",
-    "targets": "where agents and targets are",
-    "nothing": "nothing",
-}
+SHARED = {"views": "all that each sees", "calls": "where targets are", "nothing": "nothing"}
 FAR = 1000.0
 """Steps of a way that there is not."""
 DETOUR = 1.0
@@ -75,7 +72,7 @@ class Dispatcher:
         """Take in what everybody sees, and send everybody on, int64 [B, N]."""
         cell_BN, blocked_BNC = self._noted(observation_BNW)
         way_BNC = self.ways(cell_BN, blocked_BNC)
-        goal_BN, is_sent_BN = self._gone_for(way_BNC) if self._shared == "nothing" else self._answered(way_BNC)
+        goal_BN, is_sent_BN = self._answered(way_BNC) if self._shared == "views" else self._gone_for(way_BNC)
         goal_BN = self._explored(way_BNC, goal_BN, is_sent_BN)
         left_BNK = self.ways(goal_BN, blocked_BNC).gather(2, self._next_cell[cell_BN])
         # of two ways of the same length any, or two who block each other would do so for ever
@@ -107,14 +104,14 @@ class Dispatcher:
             return grid.amax(1, keepdim=True).expand_as(grid) if is_shared else grid
 
         is_seen = torch.ones_like(planes_BNV3[..., 0])
-        all_views, targets = self._shared == "views", self._shared != "nothing"
+        all_views, calls = self._shared == "views", self._shared != "nothing"
         self._unseen_BNC = self._unseen_BNC.masked_fill(on_grid(is_seen, all_views) > 0, 0.0)
-        has_looked = on_grid(is_seen, targets) > 0
-        self._target_BNC = torch.where(has_looked, on_grid(planes_BNV3[..., 2], targets), self._target_BNC)
+        has_looked = on_grid(is_seen, calls) > 0  # who sees that a target is gone says so, too
+        self._target_BNC = torch.where(has_looked, on_grid(planes_BNV3[..., 2], calls), self._target_BNC)
         return cell_BN, on_grid(planes_BNV3[..., 0], all_views) > 0
 
     def _gone_for(self, way_BNC: Tensor) -> tuple[Tensor, Tensor]:
-        """As `_answered`, but everybody goes for the nearest target that it knows itself, and waits there."""
+        """As `_answered`, but everybody goes for the nearest target that it knows of, and waits there."""
         soon_BN, goal_BN = way_BNC.masked_fill(self._target_BNC == 0, 2 * FAR).min(2)
         return goal_BN, soon_BN < FAR
 
@@ -143,27 +140,28 @@ class Dispatcher:
             unseen = (self._unseen_BNC[:, n] * (1 - taken_BC)).view(B, 1, self._size, self._size)
             gain_BC = avg_pool2d(unseen, width, stride=1, padding=self._vision, divisor_override=1).flatten(1)
             worth_BC = torch.where(way_BNC[:, n] < FAR, gain_BC / (way_BNC[:, n] + DETOUR), -1.0)
-            goals[:, n] = torch.where(is_sent_BN[:, n], goal_BN[:, n], worth_BC.argmax(1))
+            most_B, best_B = worth_BC.max(1)
+            idle_B = torch.where(most_B > 0, best_B, way_BNC[:, n].argmin(1))  # who has nothing to look for stays
+            goals[:, n] = torch.where(is_sent_BN[:, n], goal_BN[:, n], idle_B)
             if self._shared == "views":
                 padded = torch.zeros(B, (self._size + 2 * self._vision) ** 2).scatter_(1, self._view[goals[:, n]], 1.0)
                 taken_BC = torch.maximum(taken_BC, padded[:, self._middle])
         return goals
 
 
-def played(
-    world: SearchExtract, n_worlds: int, generator: torch.Generator, shared: str = "views"
-) -> tuple[Tensor, Tensor]:
+def played(world: SearchExtract, n_worlds: int, seed: int, shared: str = "views") -> tuple[Tensor, Tensor]:
     """The success of each world, 0/1 float32 [B], and the share of its targets that was extracted, float32 [B]."""
+    generator, dice = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
     dispatcher = Dispatcher(world.size, world.vision, world.spec.n_agents, world.n_hands, shared)
     seen = world.reset(n_worlds, generator)
     dispatcher.reset(n_worlds)
     while not bool(seen.done.all()):
-        seen = world.step(dispatcher.act(seen.observation, generator))
+        seen = world.step(dispatcher.act(seen.observation, dice))
     return world.success(), world.share_extracted()
 
 
 def measure(seed: int, quick: bool, say: Say) -> Measured:
-    """Play each choice of the world with all shared, and the first with less, the same draws for each."""
+    """Play each choice of the world with all shared, and the first with less; starts are the same for each."""
     n_worlds = N_QUICK if quick else N_WORLDS
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -172,12 +170,12 @@ def measure(seed: int, quick: bool, say: Say) -> Measured:
     plays += [(WORLDS[0], shared) for shared in SHARED if shared != "views"]
     try:
         for make, shared in plays:
-            world, generator = make(), torch.Generator().manual_seed(seed)
+            world = make()
             say(
                 f"{world.spec.name}, shared: {SHARED[shared]}; {n_worlds:,} episodes of at most {world.spec.n_steps} steps"
             )
             n_batches = math.ceil(n_worlds / BATCH)
-            ends = [played(world, min(BATCH, n_worlds), generator, shared) for _ in range(n_batches)]
+            ends = [played(world, min(BATCH, n_worlds), seed + nth, shared) for nth in range(n_batches)]
             success, share = (torch.cat(column) for column in zip(*ends, strict=True))
             low, high = wilson_ci(int(success.sum()), len(success))
             rows.append(

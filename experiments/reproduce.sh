@@ -15,6 +15,13 @@ train() { # WORLD METHOD SEED [FLAGS]; TAG in the environment marks a variant
   $commlib train "$1" --method "$2" --seed "$3" --quiet --out "$runs/$name" --json "$results/$name.json" "${@:4}"
 }
 
+sweep() { # WORLD METHODS; results lie under their runs' names in docs/results/sweep
+  [ -s "$results/sweep/$1-${2##*,}-4.json" ] && return
+  $commlib sweep "$1" --methods "$2" --seeds 5 --jobs 1 --out "$runs/sweep"
+  mkdir -p "$results/sweep"
+  for run in "$runs/sweep/$1"-*/; do cp "$run/result.json" "$results/sweep/$(basename "$run").json"; done
+}
+
 on_ray() { # RUN FOLDER'S NAME
   [ -s "$results/$1-ray.json" ] && return
   $commlib evaluate "$runs/$1" --runtime ray --episodes 2048 --quiet --out "$runs/$1-ray" --json "$results/$1-ray.json"
@@ -108,7 +115,14 @@ for balance in worst even; do
 done
 # with a view of 3x3
 for seed in 0 1 2 3 4; do train predator_prey_easy_vision_1 ours $seed; done
+for price in 0.001 0.002 0.004 0.008 0.016 0.03; do
+  TAG=rate-$price train predator_prey_easy_vision_1 ours 0 $rate $price
+done
 train predator_prey_easy_vision_1 none 0
+# a learning rate that stays high for longer
+for seed in 0 1 2 3 4; do TAG=rex train predator_prey_easy ours $seed --learning.schedule rex; done
+# the seed paper's world, as far as it was played: seed 0
+for method in none dense ours; do train search_extract $method 0; done
 # what a set and a guess of the return do where they are not needed
 TAG=set train predator_prey_easy ours 1 --aggregation set --learning.foresight 0.5
 # learned with and without loss, played at four losses
@@ -122,9 +136,9 @@ for seed in 0 1 2 3 4; do
     done
   done
 done
-# the sweep; its results lie under their runs' names in docs/results/sweep
-if [ ! -d "$results/sweep" ]; then
-  $commlib sweep traffic_junction_easy predator_prey_medium --methods int8-gated,int8 --seeds 5 --out "$runs/sweep"
-  $commlib sweep speaker_listener guide --methods none,dense,int8,int8-gated,random,ic3net,tarmac,commformer,gvq,ddcl,ours \
-  --seeds 5 --out "$runs/sweep"
-fi
+# the sweep; ours and dense are above where they are not named here
+sweep predator_prey_medium int8-gated,int8
+sweep traffic_junction_easy int8-gated,int8,none,random,gvq,ddcl,commformer,ic3net,tarmac
+for world in speaker_listener guide; do
+  sweep $world none,dense,int8,int8-gated,random,ic3net,tarmac,commformer,gvq,ddcl,ours
+done

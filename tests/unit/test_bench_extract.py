@@ -73,41 +73,50 @@ def test_nobody_walks_into_what_blocks():
 
 
 def test_what_is_not_shared_is_not_known():
-    cells = [0, 14, 48]  # the second sees no target
+    cells = [0, 14, 48]  # the first sees the target beside it, the last is far away
 
-    def second(shared):
+    def moves(shared):
         dispatcher = Dispatcher(size=7, vision=1, n_agents=3, n_hands=2, shared=shared)
         dispatcher.reset(64)
         here = seen(7, cells, targets=[1]).expand(64, -1, -1)
-        return set(dispatcher.act(here, torch.Generator().manual_seed(0))[:, 1].tolist())
+        return [set(column) for column in dispatcher.act(here, torch.Generator().manual_seed(0)).T.tolist()]
 
-    assert second("views") | second("targets") <= {UP, RIGHT}
-    assert second("targets") & {UP}
-    assert second("nothing") <= {RIGHT, DOWN}, "it looks where nothing was seen"
+    views, calls, nothing = map(moves, ("views", "calls", "nothing"))
+    assert views[0] == calls[0] == nothing[0] == {RIGHT}
+    assert views[1] | calls[1] <= {UP, RIGHT}
+    assert nothing[1] <= {RIGHT, DOWN}, "it looks where nothing was seen"
+    assert calls[2] <= {UP, LEFT}, "who does not know where others are goes, too"
+
+
+def test_who_has_nothing_to_look_for_stays():
+    dispatcher = Dispatcher(size=3, vision=1, n_agents=1, n_hands=1)
+    dispatcher.reset(1)
+    move = dispatcher.act(seen(3, [4]), torch.Generator().manual_seed(0))  # all is in view
+    assert move[0, 0] == STAY
 
 
 def test_more_shared_and_more_time_help():
     def share(n_steps=25, shared="views"):
         world = SearchExtract(name="small_v1", size=10, n_targets=(2, 2), n_steps=n_steps)
-        return played(world, 64, torch.Generator().manual_seed(0), shared)[1].mean().item()
+        return played(world, 64, 0, shared)[1].mean().item()
 
     world, generator = SearchExtract(name="small_v1", size=10, n_targets=(2, 2), n_steps=25), torch.Generator()
     step = world.reset(64, generator.manual_seed(0))
     while not bool(step.done.all()):
         step = world.step(torch.randint(5, (64, 4), generator=generator))
-    assert world.share_extracted().mean().item() < share(shared="nothing") < share(shared="targets") < share()
+    assert world.share_extracted().mean().item() < share(shared="nothing") < share(shared="calls") < share()
     assert share() < share(50)
 
 
 def test_the_record_and_its_figure():
     record = run_bench("extract", 3, "commlib bench it", lambda text: None, quick=True).record
     assert json.loads(json.dumps(record)) == record
-    short, long, targets, nothing = record["rows"]
-    assert [row["shared"] for row in record["rows"]] == ["views", "views", "targets", "nothing"]
+    short, long, calls, nothing = record["rows"]
+    assert [row["shared"] for row in record["rows"]] == ["views", "views", "calls", "nothing"]
     assert (short["n_steps"], long["n_steps"]) == (50, 100)
     assert 0.5 < short["share_extracted"] <= long["share_extracted"]
     assert record["summary"]["search_extract_v2_views"] == short["success"]
-    assert targets["n_steps"] == nothing["n_steps"] == 50
+    assert calls["n_steps"] == nothing["n_steps"] == 50
     low, high = short["success_ci95"]
     assert low <= short["success"] <= high
     assert draw(record).axes
