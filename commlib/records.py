@@ -348,12 +348,11 @@ class RunFolder:
 
     @classmethod
     def all_in(cls, path: Path) -> list[RunFolder]:
-        """The finished runs of a folder of runs, such as a sweep's, by their names; none if it is none."""
-        return [
-            cls(found.parent)
-            for found in sorted(Path(path).glob("*/result.json"))
-            if cls(found.parent).config.is_file()
-        ]
+        """The runs of a folder of runs, such as a sweep's, finished or not; none if it is none, or itself a run."""
+        here = cls(Path(path))
+        if here.is_cut_off or any(part.exists() for part in (here.config, here.metrics, here.journal, here.result)):
+            return []
+        return [cls(config.parent) for config in sorted(here.path.glob(f"*/{here.config.name}"))]
 
 
 def versions() -> dict[str, str]:

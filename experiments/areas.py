@@ -31,7 +31,8 @@ class Area(NamedTuple):
         area: normalised, 0..1.
         times: the area by that of the best other method; None where that is 0.
         volume: the hypervolume, 0..1: the same with bits as they are, from 0 to the most of any run.
-        by_bandwidth: the seed paper's area, success over bits by the most bits of the run itself; none where there is no success.
+        by_bandwidth: the seed paper's area, success over bits by the most bits of the run itself; none where there is no success,
+            or one point.
         squared: success^2 per wire bit (E3 of Plan-and-Budget); none where there is no success, or nothing is sent.
     """
 
@@ -70,11 +71,16 @@ def areas(groups: Mapping[str, Sequence[Result]]) -> list[Area]:
             found[name],
             _times(name, found),
             over_seeds([hypervolume(one, worst) / ground for one in curves[name]]),
-            over_seeds([area_by_bandwidth(one) if has_success else None for one in curves[name]]),
+            over_seeds([_by_bandwidth(one) if has_success else None for one in curves[name]]),
             over_seeds([_squared(run) for run in groups[name]]),
         )
         for name in sorted(found, key=lambda name: -(found[name].iqm or 0.0))
     ]
+
+
+def _by_bandwidth(points: Sequence[Point]) -> float | None:
+    """The seed paper's area; None of one point, whose area would be 0 wherever it lies."""
+    return area_by_bandwidth(points) if len({point.bits for point in points}) > 1 else None
 
 
 def why_no_areas(groups: Mapping[str, Sequence[Result]]) -> str | None:

@@ -708,13 +708,12 @@ def _report(argv: list[str]) -> int:
     from commlib.experiments.report import write_report
     from commlib.records import RunFolder
 
-    folders = [
-        folder
-        for path in known.runs
-        for folder in (not RunFolder(path).config.is_file() and RunFolder.all_in(path)) or [RunFolder.existing(path)]
-    ]
-    results = [folder.read_result() for folder in folders]
-    page = known.out or _folder_of(folders) / folders[0].report.name
+    within = {path: RunFolder.all_in(path) for path in known.runs}
+    named = [RunFolder.existing(path) for path, found in within.items() if not found]
+    finished = [folder for found in within.values() for folder in found if folder.result.is_file()]
+    results = [folder.read_result() for folder in _each_once([*named, *finished])]
+    folders = _each_once([*named, *(folder for found in within.values() for folder in found)])
+    page = known.out or _folder_of(known.runs) / folders[0].report.name
     plots = page.parent / "plots"
     write_report(folders, page, plots_dir=plots, warn=_warn)
     _write_json(known.json, {"page": str(page), "plots": str(plots), "results": [r.to_json() for r in results]})
@@ -724,10 +723,14 @@ def _report(argv: list[str]) -> int:
     return GOOD
 
 
-def _folder_of(folders: Sequence[RunFolder]) -> Path:
-    """Where a page about these runs goes: into the one run, or beside those that lie side by side; else into the first."""
-    parents = {folder.path.resolve().parent: folder.path.parent for folder in folders}
-    return folders[0].path if len(folders) == 1 or len(parents) > 1 else next(iter(parents.values()))
+def _each_once(folders: Sequence[RunFolder]) -> list[RunFolder]:
+    return list({folder.path.resolve(): folder for folder in reversed(folders)}.values())[::-1]
+
+
+def _folder_of(paths: Sequence[Path]) -> Path:
+    """Where a page about these runs goes: into the only one, or beside those that lie side by side; else into the first."""
+    parents = {path.resolve().parent for path in paths}
+    return parents.pop() if len(paths) > 1 and len(parents) == 1 else paths[0]
 
 
 def _demo(argv: list[str]) -> int:

@@ -368,8 +368,9 @@ def _tiles(runs: list[Run]) -> Html:
     else:
         n_episodes = sum(one.success.n or one.return_.n for one in chosen)
         tiles.append((format_bits(sum(one.ledger.spent for one in chosen)), f"spent in {n_episodes:,} episodes"))
-    seeds = f"seed {result.seed}" if n_seeds == 1 else f"{n_seeds} seeds"
-    whose = f" ({group.label}, {seeds})" if len(runs) > 1 else ""
+    seeds = f"seed {result.seed}" if n_seeds == 1 else f"middle of {n_seeds} seeds"
+    where = [group.world] if len({one.world for one in groups}) > 1 else []
+    whose = f" ({', '.join([group.label, *where, seeds])})" if len(runs) > 1 else ""
     tiles = [(value, words + whose) for value, words in tiles]
     tiles.append(_verdict_tile(runs))
     return tag(
@@ -531,10 +532,12 @@ def _over_seeds(groups: list[Group]) -> Html | None:
 
 def _areas(groups: list[Group]) -> Html | None:
     """How much of the ground below its curve each method covers, in worlds where one of them says nothing."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
+    missing: list[str] = []
     for world in dict.fromkeys(group.world for group in groups):
         here = {group.label: [run.result for run in group.runs] for group in groups if group.world == world}
-        if why_no_areas(here) is not None:
+        if (reason := why_no_areas(here)) is not None:
+            missing += [f"{world}: {reason}."] if len(here) > 1 else []
             continue
         rows += [
             (
@@ -549,18 +552,27 @@ def _areas(groups: list[Group]) -> Html | None:
             )
             for one in areas(here)
         ]
+    without = tag("p", " ".join(["No areas in", *missing]), class_="small muted") if missing else None
     if not rows:
-        return None
+        return without
     note = (
         "Area below the best score so far as bits grow, on axes that all methods of the world share: bits (estimates) by their "
         "logarithm, from the fewest of any run to the most; the score from that of a team without messages to 1, or to the best "
         "return. In brackets the 95 % bootstrap interval. The hypervolume is the same with bits as they are, up to the most of "
-        "any run. AUC is the seed paper's (arXiv:2602.02035), success over bits by the most of the run itself, so 0 of a run "
-        "with one point. Success squared per wire bit, per agent and step, rewards both at once."
+        "any run. AUC is the seed paper's (arXiv:2602.02035), success over bits by the most of the run itself, of runs "
+        "with more than one point. Success squared per wire bit, per agent and step, rewards both at once."
     )
     head = ("method", "world", "seeds", "area", "times the best other", "hypervolume", "AUC", "success² per wire bit")
     return join(
-        [tag("h3", "Area under the frontier"), table(head, rows, n_words=2), tag("p", note, class_="small muted")]
+        filter(
+            None,
+            [
+                tag("h3", "Area under the frontier"),
+                table(head, rows, n_words=2),
+                tag("p", note, class_="small muted"),
+                without,
+            ],
+        )
     )
 
 

@@ -47,6 +47,7 @@ def test_areas_by_hand():
     # as they are: nothing up to 1 of 16, half of the height up to 2, then all of it
     assert first.volume.iqm == pytest.approx((1 * 0.5 + 14) / 16)
     assert second.volume.iqm == 0.0
+    assert second.by_bandwidth.iqm is None, "one point has no area, wherever it lies"
     # the paper's: from 1 to 2 of 2 at most
     assert first.by_bandwidth.iqm == pytest.approx(0.5 * (0.75 + 1.0) / 2)
     assert first.squared.iqm == pytest.approx(0.5)

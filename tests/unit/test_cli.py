@@ -260,19 +260,35 @@ def test_audit_verify_evaluate_and_report_as_json(command, run_copy):
     assert command("audit", run_copy)[0] == command("audit", beside.path)[0] == GOOD
 
 
-def test_a_report_of_a_folder_of_runs_lies_beside_them(command, run_copy, tmp_path):
+def test_a_report_of_a_folder_of_runs_lies_beside_them(command, run_copy, tmp_path, monkeypatch):
     sweep = tmp_path / "sweep"
     for name in ("a", "b", "unfinished"):
         shutil.copytree(run_copy, sweep / name)
     (sweep / "unfinished" / "result.json").unlink()
-    for runs in ([sweep], [sweep / "a", sweep / "b"], [sweep]):  # a second time, with the figures beside the runs
-        code, out, _ = command("report", *runs, "--json", "-")
+    pairs = [sweep / "a", sweep / "b"]
+    for runs in ([sweep], pairs, [sweep, sweep / "a"], [sweep]):  # in the end with page and figures beside the runs
+        (sweep / "report.html").unlink(missing_ok=True)
+        code, out, err = command("report", *runs, "--json", "-")
         assert (code, len(only_json(out)["results"])) == (GOOD, 2)
-        assert Path(only_json(out)["page"]) == sweep / "report.html"
+        page = Path(only_json(out)["page"])
+        assert page.resolve() == (sweep / "report.html").resolve()
+        assert ("unfinished" in page.read_text()) == ("unfinished" in err) == (runs != pairs), (
+            "nothing is left out unsaid"
+        )
     assert not (sweep / "a" / "report.html").exists()
+    monkeypatch.chdir(sweep / "a")
+    code, out, _ = command("report", Path("../b"), Path(), "--json", "-")
+    assert Path(only_json(out)["page"]).resolve() == (sweep / "report.html").resolve()
     code, out, _ = command("report", sweep / "a", run_copy, "--json", "-")
     assert Path(only_json(out)["page"]) == sweep / "a" / "report.html", "they have nothing in common"
+
+
+def test_what_is_no_folder_of_runs_is_refused(command, run_copy, tmp_path):
     code, _, err = command("report", tmp_path / "nothing")
+    assert (code, "holds no run" in err) == (FAILED, True)
+    shutil.copytree(run_copy, run_copy / "evaluation-1")
+    (run_copy / "config.yaml").unlink()  # a damaged run with an evaluation in it is no sweep
+    code, _, err = command("report", run_copy)
     assert (code, "holds no run" in err) == (FAILED, True)
 
 
