@@ -73,7 +73,7 @@ WRONG = {
     "unknown bench": (["bench", "shanon"], "no bench is called 'shanon'; did you mean 'shannon'?"),
     "unknown bench, nothing near": (
         ["bench", "xyzzy"],
-        "no bench is called 'xyzzy'; there are codec, wire, collapse, shannon, search, tiers",
+        "no bench is called 'xyzzy'; there are codec, wire, collapse, shannon, search, extract, tiers",
     ),
     "figure of another kind": (["bench", "wire", "--plot", "wire.pdf"], "wire.pdf is no .png file"),
     "figure in no folder": (["bench", "wire", "--plot", "no/wire.png"], "the folder of no/wire.png does not exist"),
