@@ -50,15 +50,11 @@ def areas(groups: Mapping[str, Sequence[Result]]) -> list[Area]:
     Raises:
         ConfigError: `why_no_areas` has a reason.
     """
-    if (reason := why_no_areas(groups)) is not None:
-        raise ConfigError(reason)
-    has_success = _has_success(groups)
+    axes = _axes(groups)
+    if isinstance(axes, str):
+        raise ConfigError(axes)
+    has_success, ends, (none, best) = axes
     curves = {name: [_curve(run, has_success) for run in runs] for name, runs in groups.items()}
-    none = over_seeds(_silent_scores(groups)).iqm
-    assert none is not None
-    points = [point for some in curves.values() for one in some for point in one]
-    bits = [point.bits for point in points if point.bits > 0]
-    ends, best = (min(bits), max(bits)), 1.0 if has_success else max(point.score for point in points)
     worst, ground = Point(ends[1], none), ends[1] * (best - none)
 
     def area(name: str) -> OverSeeds:
@@ -85,25 +81,33 @@ def _by_bandwidth(points: Sequence[Point]) -> float | None:
 
 def why_no_areas(groups: Mapping[str, Sequence[Result]]) -> str | None:
     """Why these runs of one world have no axes in common; None if they have."""
-    if not (scores := _silent_scores(groups)):
+    axes = _axes(groups)
+    return axes if isinstance(axes, str) else None
+
+
+class _Axes(NamedTuple):
+    """Whether scores are success, else returns; the fewest and the most bits; the score of silence, and the best."""
+
+    has_success: bool
+    bits: tuple[float, float]
+    scores: tuple[float, float]
+
+
+def _axes(groups: Mapping[str, Sequence[Result]]) -> _Axes | str:
+    """The axes that all runs share, or why there are none."""
+    runs = [run for some in groups.values() for run in some]
+    has_success = all(run.success.mean is not None for run in runs)
+    none = over_seeds([_curve(run, has_success)[0].score for run in runs if _is_silent(run)]).iqm
+    if none is None:
         return f"areas need what a team without messages comes to; add runs of none to {', '.join(groups)}"
-    curves = [_curve(run, _has_success(groups)) for runs in groups.values() for run in runs]
-    bits = {point.bits for one in curves for point in one if point.bits > 0}
+    points = [point for run in runs for point in _curve(run, has_success)]
+    bits = {point.bits for point in points if point.bits > 0}
     if len(bits) < 2:
         return f"nothing is said in any run of {', '.join(groups)}, or the same; there is no axis of bits"
-    best = 1.0 if _has_success(groups) else max(point.score for one in curves for point in one)
-    if (over_seeds(scores).iqm or 0.0) >= best:
+    best = 1.0 if has_success else max(point.score for point in points)
+    if none >= best:
         return f"nothing in {', '.join(groups)} is better than saying nothing; there is no axis of scores"
-    return None
-
-
-def _has_success(groups: Mapping[str, Sequence[Result]]) -> bool:
-    return all(run.success.mean is not None for runs in groups.values() for run in runs)
-
-
-def _silent_scores(groups: Mapping[str, Sequence[Result]]) -> list[float]:
-    has_success = _has_success(groups)
-    return [_curve(run, has_success)[0].score for runs in groups.values() for run in runs if _is_silent(run)]
+    return _Axes(has_success, (min(bits), max(bits)), (none, best))
 
 
 def _times(name: str, found: Mapping[str, OverSeeds]) -> float | None:

@@ -11,7 +11,7 @@ Where only calls are shared, nobody is sent: all go for the nearest of the targe
 what they have seen themselves. Where nothing is, they go for what they found themselves, and stand there until another one
 comes by.
 
-Shapes: B worlds, N agents, C cells, P cells of the grid padded by the view, V cells in view, G goals, S size of the grid.
+Shapes: B worlds, N agents, C cells, V cells in view, K moves, H hands, S size of the grid.
 """
 
 from __future__ import annotations

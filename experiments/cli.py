@@ -28,7 +28,7 @@ from commlib.errors import CommlibError, ConfigError
 
 if TYPE_CHECKING:
     from commlib.experiments.sweep import Start
-    from commlib.records import Result, RunFolder
+    from commlib.records import Result
 
 GOOD, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 MOST_NAMES = 8
@@ -708,11 +708,9 @@ def _report(argv: list[str]) -> int:
     from commlib.experiments.report import write_report
     from commlib.records import RunFolder
 
-    within = {path: RunFolder.all_in(path) for path in known.runs}
-    named = [RunFolder.existing(path) for path, found in within.items() if not found]
-    finished = [folder for found in within.values() for folder in found if folder.result.is_file()]
-    results = [folder.read_result() for folder in _each_once([*named, *finished])]
-    folders = _each_once([*named, *(folder for found in within.values() for folder in found)])
+    found = [folder for path in known.runs for folder in RunFolder.all_in(path) or [RunFolder.existing(path)]]
+    folders = list({folder.path.resolve(): folder for folder in found}.values())
+    results = [folder.read_result() for folder in folders if folder.result.is_file() or folder.path in known.runs]
     page = known.out or _folder_of(known.runs) / folders[0].report.name
     plots = page.parent / "plots"
     write_report(folders, page, plots_dir=plots, warn=_warn)
@@ -721,10 +719,6 @@ def _report(argv: list[str]) -> int:
     _show(console, results)
     console.print(f"page: {page}; figures: {plots}", highlight=False)
     return GOOD
-
-
-def _each_once(folders: Sequence[RunFolder]) -> list[RunFolder]:
-    return list({folder.path.resolve(): folder for folder in reversed(folders)}.values())[::-1]
 
 
 def _folder_of(paths: Sequence[Path]) -> Path:

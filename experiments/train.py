@@ -20,7 +20,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -123,7 +123,7 @@ def phase_of(config: RunConfig, stage: Stage, steps: int, bit_price: float, gate
     )
 
 
-def fallen(schedule: str, share: float) -> float:
+def fallen(schedule: Literal["linear", "rex"], share: float) -> float:
     """What is left of the learning rate after a share of a stage: from 1 to 0.05, in a line or by REX (Chen et al. 2021, sec. 4).
 
     >>> fallen("linear", 0.5), round(fallen("rex", 0.5), 3)
