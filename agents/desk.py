@@ -80,9 +80,10 @@ class LearnedTeam:
         self.reset(1)
 
     def reset(self, n_worlds: int) -> None:
-        """The policy remembers what was heard in the step before, for the router, and how long it has been so."""
+        """What is remembered: echoes, what was heard in the step before, for the router, and how long it has been so."""
         spec = self._policy.spec
         n_before = n_worlds if spec.has_router else 0
+        self._echoes: list[Tensor | None] = [None] * len(self._agents)
         self._before = [torch.zeros(n_before, 1, spec.n_agents, spec.message_width) for _ in self._agents]
         widths, rows = spec.message_widths if spec.has_ages else (), (n_worlds, 1, spec.n_agents)
         self._held = [[torch.zeros(*rows, width) for width in widths] for _ in self._agents]
@@ -165,7 +166,9 @@ class LearnedTeam:
             if self._policy.spec.has_router:
                 self._before[k] = heard
             everything = [*self._heard[k], heard]
-            p = self._policy.act(inputs, everything, [agent], self._is_open[k : k + 1])[:, 0].softmax(-1)
+            aware = self._policy.aware(inputs, everything, self._is_open[k : k + 1], self._echoes[k])
+            self._echoes[k] = self._policy.echo(aware)
+            p = self._policy.act_on(aware, [agent])[:, 0].softmax(-1)
             drawn = (p.cumsum(-1) < dealt[:, k : k + 1]).sum(-1)
             actions.append(drawn.clamp_max(self._policy.spec.action_counts[agent] - 1))
         return torch.stack(actions, 1).numpy()

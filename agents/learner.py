@@ -71,6 +71,14 @@ class Said(NamedTuple):
     talk: Tensor
 
 
+class Chosen(NamedTuple):
+    """What the host's agents do: actions [B, n], their log-probabilities, and what they remember having heard, [B, n, E]."""
+
+    action: Tensor
+    log_prob: Tensor
+    echo: Tensor
+
+
 class Samples(NamedTuple):
     """The samples of one iteration as this host needs them; L samples in all.
 
@@ -82,6 +90,7 @@ class Samples(NamedTuple):
         held: what listeners heard of these agents a step before, [L, n, D], in each round but the first.
         noise: drawn by the driver, [L, n, D], or dice for gates, [L, n, 1], in each round; empty where there is none.
         talk: who talked in the first round, 0/1 [L, n].
+        echo: what was left of what agents had heard before, [L, n, E].
         said_in: the sample in which what is heard in each was said, [L], each once; None: the same.
         weight: how much each sample counts in every term but the codec's own, [L], mean about 1; None: all alike.
     """
@@ -98,6 +107,7 @@ class Samples(NamedTuple):
     held: tuple[Tensor, ...]
     noise: tuple[Tensor, ...]
     talk: Tensor
+    echo: Tensor
     said_in: Tensor | None = None
     weight: Tensor | None = None
 
@@ -210,13 +220,17 @@ class Learner:
         return Said(z, codes, bits, talk)
 
     @torch.no_grad()
-    def choose(self, phase: Phase, z_all: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        """Actions [B, n] drawn with uniform numbers [B, n], and their log-probabilities, after hearing z_all [B, N, D]."""
-        log_p = self._log_probs(phase, self._inputs, [*self._heard, z_all], self.adjacency(phase))
+    def choose(self, phase: Phase, z_all: Tensor, uniform: Tensor, echo: Tensor | None = None) -> Chosen:
+        """Actions [B, n] drawn with uniform numbers [B, n], after hearing z_all [B, N, D].
+
+        `echo`, [B, n, E], is what is left of what was heard in the steps before; None: nothing was.
+        """
+        aware = self._aware(self._inputs, [*self._heard, z_all], self.adjacency(phase), echo)
+        log_p = self._log_probs_of(phase, aware)
         action = (log_p.exp().cumsum(-1) < uniform[..., None]).sum(-1)
         last = torch.tensor([self.policy.spec.action_counts[a] - 1 for a in self.agents])
         action = torch.minimum(action, last)
-        return action, log_p.gather(-1, action[..., None])[..., 0]
+        return Chosen(action, log_p.gather(-1, action[..., None])[..., 0], self.policy.echo(aware))
 
     @torch.no_grad()
     def values(self, state: Tensor, elapsed: Tensor) -> Tensor:
@@ -225,21 +239,21 @@ class Learner:
 
     @torch.no_grad()
     def influence(
-        self, phase: Phase, observation: Tensor, elapsed: Tensor, heard: Sequence[Tensor], active: Tensor
+        self, phase: Phase, observation: Tensor, elapsed: Tensor, heard: Sequence[Tensor], echo: Tensor, active: Tensor
     ) -> Tensor:
         """How far this host's agents' actions move when a sender falls silent, in nats, [n, N]; 0 on closed edges.
 
         KL(p(action | all heard) || p(action | all but one)), the mean over samples in which the listener is active, from
-        observations [L, n, O], messages [L, N, D] of each round (Ding et al. 2020, arXiv:2006.06455, eq. 2).
+        observations [L, n, O], messages [L, N, D] of each round and echoes [L, n, E] (Ding et al. 2020, arXiv:2006.06455, eq. 2).
         """
         inputs, adjacency_SR = self.policy.inputs(observation, self.agents, elapsed), self.adjacency(phase)
-        with_all = self._log_probs(phase, inputs, heard, adjacency_SR)
+        with_all = self._log_probs(phase, inputs, heard, adjacency_SR, echo)
         weight = active.float() / active.float().sum(0).clamp_min(1)
         moved = torch.zeros(len(self.agents), len(adjacency_SR))
         for sender in adjacency_SR.any(1).nonzero()[:, 0].tolist():
             without_SR = adjacency_SR.clone()
             without_SR[sender] = 0
-            log_p = self._log_probs(phase, inputs, heard, without_SR)
+            log_p = self._log_probs(phase, inputs, heard, without_SR, echo)
             kl = (with_all.exp() * (with_all.clamp_min(-30) - log_p.clamp_min(-30))).sum(-1)
             moved[:, sender] = (kl * weight).sum(0)
         return moved * adjacency_SR.T[self.agents]
@@ -255,7 +269,7 @@ class Learner:
     @torch.no_grad()
     def reconsider(self, phase: Phase, heard: Sequence[Tensor]) -> Tensor:
         """Log-probabilities [L, n] of the samples' actions by this policy, after hearing [L, N, D] in each round."""
-        log_p = self._log_probs(phase, self._all_inputs, heard, self.adjacency(phase))
+        log_p = self._log_probs(phase, self._all_inputs, heard, self.adjacency(phase), self._samples.echo)
         return log_p.gather(-1, self._samples.action[..., None])[..., 0]
 
     def load(self, samples: Samples) -> None:
@@ -322,7 +336,7 @@ class Learner:
         """
         s, index, objective = self._samples, self._index, phase.objective
         self._heard.append(z_all.clone().requires_grad_())
-        aware = self._aware(self._inputs, self._heard, self._graph(phase, graph_seed))
+        aware = self._aware(self._inputs, self._heard, self._graph(phase, graph_seed), s.echo[index])
         log_p = self._log_probs_of(phase, aware)
         log_ratio = log_p.gather(-1, s.action[index][..., None])[..., 0] - s.log_prob[index]
         active = s.active[index].float()
@@ -537,14 +551,16 @@ class Learner:
         """Messages [M, N, D] laid before each agent of this host, [M, n, N, D]."""
         return z_all[:, None].expand(-1, len(self.agents), -1, -1)
 
-    def _log_probs(self, phase: Phase, inputs: Tensor, heard: Sequence[Tensor], adjacency_SR: Tensor) -> Tensor:
+    def _log_probs(
+        self, phase: Phase, inputs: Tensor, heard: Sequence[Tensor], adjacency_SR: Tensor, echo: Tensor | None = None
+    ) -> Tensor:
         """Log-probabilities [M, n, A] of the actions after hearing [M, N, D] in each round over the open edges."""
-        return self._log_probs_of(phase, self._aware(inputs, heard, adjacency_SR))
+        return self._log_probs_of(phase, self._aware(inputs, heard, adjacency_SR, echo))
 
-    def _aware(self, inputs: Tensor, heard: Sequence[Tensor], adjacency_SR: Tensor) -> Tensor:
-        """What agents know and heard, messages [M, N, D] in each round over the open edges."""
+    def _aware(self, inputs: Tensor, heard: Sequence[Tensor], adjacency_SR: Tensor, echo: Tensor | None) -> Tensor:
+        """What agents know and heard, messages [M, N, D] in each round over the open edges, after echoes [M, n, E]."""
         messages = [self._for_each(z_all) for z_all in heard]
-        return self.policy.aware(inputs, messages, adjacency_SR.T[self.agents])
+        return self.policy.aware(inputs, messages, adjacency_SR.T[self.agents], echo)
 
     def _log_probs_of(self, phase: Phase, aware: Tensor) -> Tensor:
         """Log-probabilities [M, n, A] of the actions, and of even ones where the phase has a floor."""

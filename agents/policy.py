@@ -53,6 +53,7 @@ class PolicySpec:
     n_speakers: int = 0
     ids: str = "onehot"
     has_foresight: bool = False
+    echo: float = 0.0
 
     @classmethod
     def of(cls, world: WorldSpec, message_width: int, hidden: int) -> "PolicySpec":
@@ -285,6 +286,9 @@ class Policy(nn.Module):
         listeners = [Listener(spec) for _ in range(spec.n_rounds)]
         self.listeners = nn.ModuleList(listeners)
         *told, heard = itertools.accumulate(listener.width for listener in listeners)
+        self.echo_width = heard if spec.echo else 0
+        """E, floats that are left of what was heard in earlier steps."""
+        heard += self.echo_width
         self.actor = _mlp(spec.known_width + heard, hidden, hidden, max(spec.action_counts), out_gain=0.01)
         self.critic: JointCritic | CommonCritic = CommonCritic(spec) if spec.ids == "none" else JointCritic(spec)
         allowed = torch.arange(max(spec.action_counts)) < torch.tensor(spec.action_counts)[:, None]
@@ -298,6 +302,8 @@ class Policy(nn.Module):
         self.repliers = nn.ModuleList(
             _mlp(spec.observation_width + features, hidden, width) for features, width in zip(told, later, strict=True)
         )
+        if spec.has_router and spec.echo:
+            raise ConfigError("a router does not know what its receivers remember; it cannot be taught with echoes")
         if spec.has_router and spec.ids == "none":
             raise ConfigError("a router knows its receivers by their ids; it cannot be taught with ids none")
         self.foresight = _mlp(spec.known_width + heard, spec.hidden, 1) if spec.has_foresight else None
@@ -338,13 +344,15 @@ class Policy(nn.Module):
         message: Tensor = self.repliers[len(heard) - 1](torch.cat(known, -1)).tanh()
         return message
 
-    def act(self, inputs: Tensor, heard: Sequence[Tensor], agents: list[int], is_open: Tensor) -> Tensor:
+    def act(
+        self, inputs: Tensor, heard: Sequence[Tensor], agents: list[int], is_open: Tensor, echo: Tensor | None = None
+    ) -> Tensor:
         """Action logits [B, n, A] from inputs [B, n, I] and messages; -inf where an agent lacks the action.
 
         `heard` has the messages of each round of the step, [B, n, N, D]. `is_open`, 0/1 [n, N], is the graph: whom each
         of these agents hears. What comes over closed edges is not looked at.
         """
-        return self.act_on(self.aware(inputs, heard, is_open), agents)
+        return self.act_on(self.aware(inputs, heard, is_open, echo), agents)
 
     def act_on(self, aware: Tensor, agents: list[int]) -> Tensor:
         """Action logits [B, n, A] from what agents are aware of; -inf where an agent lacks the action."""
@@ -370,10 +378,22 @@ class Policy(nn.Module):
         """What was heard but for signals."""
         return heard if self.spec.signal == "none" else heard[1:]
 
-    def aware(self, inputs: Tensor, heard: Sequence[Tensor], is_open: Tensor) -> Tensor:
-        """What agents know and what they heard, [B, n, known + F]."""
+    def aware(self, inputs: Tensor, heard: Sequence[Tensor], is_open: Tensor, echo: Tensor | None = None) -> Tensor:
+        """What agents know and what they heard, in this step and before, [B, n, known + F + E].
+
+        `echo`, [B, n, E], is what is left of the steps before; None: nothing.
+        """
         first = cast("Listener", self.listeners[0])
-        return torch.cat([first.known(inputs), self._features(inputs, heard, is_open)], -1)
+        features = self._features(inputs, heard, is_open)
+        parts = [first.known(inputs), features]
+        if self.echo_width:
+            faded = self.spec.echo * (torch.zeros_like(features) if echo is None else echo)
+            parts.append(torch.where(features.abs() >= faded.abs(), features, faded))
+        return torch.cat(parts, -1)
+
+    def echo(self, aware: Tensor) -> Tensor:
+        """What is left for later of what agents are aware of, [B, n, E]."""
+        return aware[..., aware.shape[-1] - self.echo_width :]
 
     def harm(
         self, inputs: Tensor, before: Tensor, is_open: Tensor, meant: Tensor, told: Tensor, receivers: Tensor

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -60,7 +60,8 @@ class Rollout(NamedTuple):
     """A batch of whole episodes, each field [T, B, ...]; messages, contexts and noise in each round of a step.
 
     Messages `z` are as they were heard: in the place of one that was `missed` stands what was heard of its sender before.
-    They were said `delay` steps before; contexts, noise, bits and talk are those of what was said in the step.
+    They were said `delay` steps before; contexts, noise, bits and talk are those of what was said in the step. `echo` is what
+    was left of what agents had heard in earlier steps.
 
     Of each world [B]: `success`, how many updates `behind` the learner the policy was that played there, and which `part` of
     a mixture it is.
@@ -80,6 +81,7 @@ class Rollout(NamedTuple):
     alive: Tensor
     bits: Tensor
     talk: Tensor
+    echo: Tensor
     success: Tensor
     behind: Tensor
     part: Tensor
@@ -152,6 +154,7 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
     contexts = [torch.from_numpy(fresh_context(B * N, n)).view(B, N, -1) for n in team.n_positions]
     rows: list[tuple[Tensor, ...]] = []
     talks: list[list[tuple[Tensor, ...]]] = [[] for _ in contexts]
+    echoes: list[Tensor | None] = [None] * len(team.blocks)
     held = [torch.zeros(B, N, width) for width in team.widths]
     delay = learning.channel.delay if learning.channel else 0
     under_way = [deque([last] * delay) for last in held]
@@ -193,12 +196,14 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
         if money is not None:
             money.pay(float(bits[alive].sum()))
         uniform = torch.rand(B, N, generator=generator)
-        chosen = team.each("learner.choose", phase, heard[-1], team.split(uniform, 1))
-        action, log_prob = (torch.cat(parts, 1) for parts in zip(*chosen, strict=True))
+        chosen = team.each("learner.choose", phase, heard[-1], team.split(uniform, 1), echoes)
+        action, log_prob, after = (torch.cat(parts, 1) for parts in zip(*chosen, strict=True))
+        echo = torch.zeros_like(after) if echoes[0] is None else torch.cat(cast("list[Tensor]", echoes), 1)
+        echoes = [one.echo for one in chosen]
         observation, active = step.observation, step.active & alive[:, None]
         step = world.step(action)
-        rows.append((observation, elapsed, action, log_prob, step.reward, active, alive, bits, talk))
-    observation, elapsed, action, log_prob, reward, active, alive, bits, talk = (
+        rows.append((observation, elapsed, action, log_prob, step.reward, active, alive, bits, talk, echo))
+    observation, elapsed, action, log_prob, reward, active, alive, bits, talk, echo = (
         torch.stack(column) for column in zip(*rows, strict=True)
     )
     z, age, pasts, *noises = zip(
@@ -222,6 +227,7 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
         alive,
         bits,
         talk,
+        echo,
         world.success(),
         torch.zeros(B, dtype=torch.int64),
         part_of(B, max(1, len(world.spec.parts))),
@@ -294,7 +300,7 @@ def _load(
             mine(x)
             for x in (
                 rollout.observation[alive], rollout.action[alive], rollout.log_prob[alive], advantage, target, active,
-                rollout.talk[alive],
+                rollout.talk[alive], rollout.echo[alive],
             )
         ),
         strict=True,
@@ -308,9 +314,23 @@ def _load(
     said_in = _said_in(rollout)
     samples = [
         Samples(
-            observation, state, elapsed, action, log_prob, adv, tgt, act, contexts, last, noise, talk, said_in, weight
+            observation,
+            state,
+            elapsed,
+            action,
+            log_prob,
+            adv,
+            tgt,
+            act,
+            contexts,
+            last,
+            noise,
+            talk,
+            echo,
+            said_in,
+            weight,
         )
-        for (observation, action, log_prob, adv, tgt, act, talk), contexts, last, noise in zip(
+        for (observation, action, log_prob, adv, tgt, act, talk, echo), contexts, last, noise in zip(
             columns, past, held, noises, strict=True
         )
     ]

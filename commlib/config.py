@@ -166,8 +166,9 @@ class RunConfig(_Frozen):
     agents: int | None = Field(
         None, ge=1, description="how many agents, where the world allows another number; default: the world's own"
     )
-    memory: Literal["none", "traces"] = Field(
-        "none", description="what agents remember of what they saw: nothing, or traces of it that fade"
+    memory: Literal["none", "traces", "echoes", "both"] = Field(
+        "none",
+        description="what agents remember of earlier steps: nothing, traces of what they saw, echoes of what they heard, both",
     )
     gate: Literal["none", "talk", "sampled", "listen", "random", "event"] = Field(
         "none",

@@ -162,7 +162,7 @@ def _check_blocks(config: RunConfig, n_parts: int) -> None:
 def world_of(config: RunConfig, world: World | None = None) -> World:
     """The world that a configuration names, or a live one, as its agents see it."""
     made = world or make_world(config.world, config.agents)
-    seen = Remembering(made) if config.memory == "traces" else made
+    seen = Remembering(made) if config.memory in ("traces", "both") else made
     return BudgetSeen(seen) if config.show_budget else seen  # outermost: whoever plays writes the last observation
 
 

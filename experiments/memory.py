@@ -22,6 +22,11 @@ LEFT = 0.1
 """What is left at the end of the longest episode of something seen in its first step."""
 
 
+def fade(n_steps: int) -> float:
+    """What is left of a memory after a step, where an episode has at most so many."""
+    return LEFT ** (1 / max(1, n_steps - 1))
+
+
 class Remembering:
     """A world as agents with traces see it: observations [B, N, 2 O], what is seen and then its trace.
 
@@ -30,7 +35,7 @@ class Remembering:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._fade = LEFT ** (1 / max(1, world.spec.n_steps - 1))
+        self._fade = fade(world.spec.n_steps)
         self._trace = torch.zeros(0)
 
     @property

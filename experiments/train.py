@@ -56,6 +56,7 @@ from commlib.experiments.compose import (
     world_of,
 )
 from commlib.experiments.evaluate import evaluate, random_return
+from commlib.experiments.memory import fade
 from commlib.experiments.model import Calibration, Model, learned_team, network_of
 from commlib.experiments.progress import Display, make_display
 from commlib.experiments.school import School
@@ -144,6 +145,7 @@ def policy_spec(config: RunConfig, world: WorldSpec) -> PolicySpec:
         has_foresight=config.learning.foresight > 0,
         n_speakers=n_speakers(config, world.n_agents),
         ids=config.ids,
+        echo=fade(world.n_steps) if config.memory in ("echoes", "both") else 0.0,
     )
 
 

@@ -118,6 +118,7 @@ class Pupil:
     n_ties: int = 0
     differences: list[str] = field(default_factory=list)
     _held: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    _echo: Tensor | None = None
     """What listeners hold of every agent in each round of a step, [W, N, D], and for how long, [W, N]."""
 
     @classmethod
@@ -156,12 +157,14 @@ class Pupil:
                 said = self.learner.reply(self.phase, z, context, nothing, drawn)
             found = torch.from_numpy(self._compare(self.model.codecs[nth], seen, past, codes, said.codes.numpy()))
             z = self._aged(nth, found, is_first=seen.step == 0)
-        action, _ = self.learner.choose(self.phase, z, torch.from_numpy(seen.uniform))
+        echo = None if seen.step == 0 else self._echo
+        chosen = self.learner.choose(self.phase, z, torch.from_numpy(seen.uniform), echo)
+        self._echo = chosen.echo
         alive = seen.alive
-        unlike = action.numpy()[alive] != seen.action[alive]
+        unlike = chosen.action.numpy()[alive] != seen.action[alive]
         self.n_actions += unlike.size
         nudged = [
-            self.learner.choose(self.phase, z, torch.from_numpy(seen.uniform + shift))[0].numpy()[alive]
+            self.learner.choose(self.phase, z, torch.from_numpy(seen.uniform + shift), echo).action.numpy()[alive]
             for shift in (-np.float32(TIE), np.float32(TIE))
         ]
         self._count("the learner would do", unlike, unlike & (nudged[0] != nudged[1]), seen.step)

@@ -163,7 +163,8 @@ class SearchExtract:
         self._drifted()
         reward = -MOVE_COST * (self._cell_BN != stayed).float()
         discovered, covered = self._look()
-        reward += DISCOVER * discovered + COVERAGE * covered / self._view.shape[1]
+        if not self._lesson.is_alone:
+            reward += DISCOVER * discovered + COVERAGE * covered / self._view.shape[1]
         has_hand = self._has_hand()
         is_extracted = (has_hand.sum(1) >= self.n_hands) & self._is_left_BT
         self._is_left_BT = self._is_left_BT & ~is_extracted

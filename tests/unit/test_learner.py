@@ -30,6 +30,7 @@ SPECS = {
     "sampled, attention": dataclasses.replace(SPEC, gate="sampled", aggregation="attention"),
     "mean": dataclasses.replace(SPEC, aggregation="mean"),
     "set, with foresight": dataclasses.replace(SPEC, aggregation="set", has_foresight=True),
+    "set, with echoes": dataclasses.replace(SPEC, aggregation="set", has_foresight=True, echo=0.9),
     "foresight, two rounds": dataclasses.replace(SPEC, n_rounds=2, has_foresight=True),
     "signature": dataclasses.replace(SPEC, aggregation="signature", message_width=20),
     "three rounds": dataclasses.replace(SPEC, n_rounds=3),
@@ -84,7 +85,7 @@ def load(learner, codec):
     learner.load_codecs({f"0.{name}": tensor for name, tensor in codec.state_dict().items()})
 
 
-def samples(block, widths=(SPEC.message_width,)):
+def samples(block, widths=(SPEC.message_width,), echo_width=0):
     draw = source(5)
     N, L = SPEC.n_agents, N_SAMPLES
     state = torch.randn(L, N, SPEC.observation_width, generator=draw)
@@ -101,6 +102,7 @@ def samples(block, widths=(SPEC.message_width,)):
     elapsed, age = torch.rand(L, generator=draw), torch.ones(L, N, 1, dtype=torch.int64)
     past = [torch.cat([torch.randint(START, 8, (L, N, 1), generator=draw), age], -1) for _ in widths]
     noise = [torch.randn(L, N, width, generator=draw) for width in widths]
+    whole["echo"] = torch.randn(L, N, echo_width, generator=draw)
     return Samples(
         state=state,
         elapsed=elapsed,
@@ -120,7 +122,7 @@ def one_update(team, phase, graph_seed=7, weight=None):
     index = torch.arange(N_SAMPLES)[::2]
     widths = team[0].policy.spec.message_widths
     for learner in team:
-        learner.load(samples(learner.agents, widths)._replace(weight=weight))
+        learner.load(samples(learner.agents, widths, learner.policy.echo_width)._replace(weight=weight))
     z_all = torch.cat([learner.forward_messages(phase, index, None) for learner in team], 1)
     for _ in widths[1:]:
         z_all = torch.cat([learner.forward_replies(phase, z_all, graph_seed) for learner in team], 1)
@@ -150,7 +152,8 @@ def test_the_cut_gradient_is_that_of_the_joint_loss(phase, spec):
     (learner,) = learners(SPLITS[0], spec)
     weights, edges, _ = one_update([learner], phase)
     weights, edges = weights.clone(), edges.clone()
-    s, index = samples([0, 1, 2, 3], spec.message_widths), torch.arange(N_SAMPLES)[::2]
+    s = samples([0, 1, 2, 3], spec.message_widths, learner.policy.echo_width)
+    index = torch.arange(N_SAMPLES)[::2]
     inputs = learner.policy.inputs(s.observation, learner.agents, s.elapsed)[index]
     talk = s.talk[index] if spec.gate == "sampled" else None
     said = [learner._messages(phase, inputs, s.context[0][index], s.noise[0][index], talk)]
@@ -158,7 +161,7 @@ def test_the_cut_gradient_is_that_of_the_joint_loss(phase, spec):
     for context, held, noise in zip(s.context[1:], s.held, s.noise[1:], strict=True):
         learner._heard = [one.z for one in said]
         said.append(learner._replies(phase, inputs, graph, context[index], held[index], noise[index]))
-    log_p = learner._log_probs(phase, inputs, [one.z for one in said], graph)
+    log_p = learner._log_probs(phase, inputs, [one.z for one in said], graph, s.echo[index])
     bits = sum(one.bits for one in said)
     even = torch.full_like(bits, 1 / bits.numel())
     active = even * s.active[index]
@@ -174,7 +177,8 @@ def test_the_cut_gradient_is_that_of_the_joint_loss(phase, spec):
     if spec.has_foresight:
         is_open = graph.T
         everywhere = [one.z[:, None].repeat(1, 4, 1, 1) for one in said]
-        guessed = learner.policy.foresight(learner.policy.aware(inputs, everywhere, is_open))[..., 0]
+        aware = learner.policy.aware(inputs, everywhere, is_open, s.echo[index])
+        guessed = learner.policy.foresight(aware)[..., 0]
         loss = loss + 0.5 * ((guessed - s.target[index]).square() * active).sum()
     if talk is not None and phase.use_gate:
         p = learner.policy.speak(inputs)[1].sigmoid()
@@ -342,7 +346,7 @@ def test_agents_take_only_actions_that_they_have():
     for uniform in (torch.rand(N_SAMPLES, 4, generator=source(0)), torch.ones(N_SAMPLES, 4), torch.zeros(N_SAMPLES, 4)):
         for phase in (PHASE, PHASES["noisy"]):
             said = say(learner, phase, s)
-            action, log_prob = learner.choose(phase, said.z, uniform)
+            action, log_prob, _ = learner.choose(phase, said.z, uniform)
             assert (action < torch.tensor(SPEC.action_counts)).all()
             assert torch.isfinite(log_prob).all()
 

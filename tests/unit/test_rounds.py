@@ -252,6 +252,8 @@ def tiny(settings, tmp_path, **chosen):
         {"rounds": 2, "topology": "ring", "aggregation": "aged"},
         {"rounds": 2, "method": "etc"},
         {"rounds": 2, "method": "ic3net"},
+        {"rounds": 2, "memory": "echoes"},
+        {"aggregation": "set", "memory": "echoes"},
     ],
     ids=[
         "relay",
@@ -264,6 +266,8 @@ def tiny(settings, tmp_path, **chosen):
         "aged",
         "etc",
         "ic3net",
+        "echoes",
+        "echoes of a set",
     ],
 )
 def test_hosts_and_learner_agree(tiny_settings, tmp_path, chosen):
