@@ -45,6 +45,7 @@ class Phase(NamedTuple):
         objective: the loss weights, and the bit price.
         gate: the rule that keeps messages back, once they pass the bottleneck.
         throws_dice: whether the driver has to throw dice for gates.
+        imitation: weight of the world's expert, in nats; where it is not 0, the expert is asked in each step.
         heeds_budget: whether nobody is heard who sees that nothing is left of the budget.
     """
 
@@ -59,6 +60,7 @@ class Phase(NamedTuple):
     objective: Objective
     gate: Gate = Gate()
     throws_dice: bool = False
+    imitation: float = 0.0
     heeds_budget: bool = False
 
 
@@ -91,6 +93,7 @@ class Samples(NamedTuple):
         noise: drawn by the driver, [L, n, D], or dice for gates, [L, n, 1], in each round; empty where there is none.
         talk: who talked in the first round, 0/1 [L, n].
         echo: what was left of what agents had heard before, [L, n, E].
+        advice: what the expert would have them do, int64 [L, n]; like `action` where nobody asks.
         said_in: the sample in which what is heard in each was said, [L], each once; None: the same.
         weight: how much each sample counts in every term but the codec's own, [L], mean about 1; None: all alike.
     """
@@ -108,6 +111,7 @@ class Samples(NamedTuple):
     noise: tuple[Tensor, ...]
     talk: Tensor
     echo: Tensor
+    advice: Tensor
     said_in: Tensor | None = None
     weight: Tensor | None = None
 
@@ -355,8 +359,11 @@ class Learner:
             foresight=objective.foresight(self.policy.foresee(aware), s.target[index], active * even)
             if self.policy.spec.has_foresight
             else torch.zeros(()),
+            imitation=-phase.imitation * (log_p.gather(-1, s.advice[index][..., None])[..., 0] * active * even).sum()
+            if phase.imitation
+            else torch.zeros(()),
         )
-        torch.autograd.backward(terms.policy + terms.value + terms.entropy + terms.foresight)
+        torch.autograd.backward(terms.policy + terms.value + terms.entropy + terms.foresight + terms.imitation)
         if not torch.isfinite(terms.total):
             raise AgentError("the loss is not finite; lower the learning rate or check the world's rewards")
         return self._wanted(), LossTerms(*(term.detach() for term in terms))

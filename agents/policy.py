@@ -14,10 +14,12 @@ A step may have several rounds of messages: what is said in a later round depend
 
 How an agent listens (`AGGREGATIONS`): a slot for each sender; the mean of all it hears (CommNet: Sukhbaatar et al. 2016,
 arXiv:1605.07736, eq. 2); a `set`, in which what is made of each message by itself is added up (Deep Sets: Zaheer et al.
-2017, arXiv:1703.06114, theorem 2), so that "there is one, at this place" can be a word of its own; attention over messages
-with their senders' ids; the same with the age of what is held of each sender (`aged`); or attention in which the message
-itself brings its signature (TarMAC: Das et al. 2019, arXiv:1810.11187, sec. 4). Mean, set and signatures treat all senders
-alike; attention has an empty place to look at where nobody says anything of use.
+2017, arXiv:1703.06114, theorem 2), so that "there is one, at this place" can be a word of its own; a `relation`, the same of
+each message beside what the listener knows, so that "there is one, to my left" can be one (Relation Networks: Santoro et al.
+2017, arXiv:1706.01427, eq. 1); attention over messages with their senders' ids; the same with the age of what is held of each
+sender (`aged`); or attention in which the message itself brings its signature (TarMAC: Das et al. 2019, arXiv:1810.11187,
+sec. 4). Mean, set, relation and signatures treat all senders alike; attention has an empty place to look at where nobody says
+anything of use.
 
 Shapes: B samples, n agents of this call, N agents in all, O observation width, D message width, A actions, K key width,
 W width of what an agent is known by, F width of what it makes of what it hears.
@@ -113,10 +115,12 @@ def may_speak(rule: str, signals: Tensor, is_open_SR: Tensor, n_speakers: int) -
     return hard + (soft - soft.detach())
 
 
-AGGREGATIONS = ("slots", "mean", "set", "attention", "aged", "signature")
+AGGREGATIONS = ("slots", "mean", "set", "relation", "attention", "aged", "signature")
 IDS = ("onehot", "none", "role")
 KEY_WIDTH, SHARPEST = 16, 20.0
 """K, TarMAC's signature has 16 floats; and the largest score of a message, which float32 can still weigh against all others."""
+MINE_WIDTH = 32
+"""Floats of what a listener knows itself, by which it reads each message (`relation`)."""
 ROLE_WIDTH = 8
 """W of a role."""
 
@@ -168,6 +172,9 @@ class Listener(nn.Module):
                 f"a message of {width} floats has no room for a signature of {KEY_WIDTH}; take a message_width of "
                 f"{KEY_WIDTH + 1} or more"
             )
+        if self.kind == "relation":
+            self.mine = nn.Linear(spec.known_width, MINE_WIDTH)
+            self.word = nn.Sequential(_mlp(width + MINE_WIDTH, spec.hidden, spec.hidden, out_gain=2**0.5), nn.ReLU())
         if self.kind == "set":
             self.word = nn.Sequential(_mlp(width, spec.hidden, spec.hidden, out_gain=2**0.5), nn.ReLU())
         if self.kind in ("attention", "aged", "signature"):
@@ -218,6 +225,10 @@ class Listener(nn.Module):
             words = self.word(messages[..., :1, :, :] if is_alike else messages)
             together: Tensor = (words * is_open[..., None]).sum(-2)
             return together
+        if self.kind == "relation":
+            mine = self.mine(known)[..., None, :].expand(*messages.shape[:-1], -1)
+            related: Tensor = (self.word(torch.cat([messages, mine], -1)) * is_open[..., None]).sum(-2)
+            return related
         if self.kind == "signature":
             key, value = messages[..., :KEY_WIDTH], messages[..., KEY_WIDTH:]
         else:

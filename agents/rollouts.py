@@ -212,7 +212,9 @@ class Shards:
 def _lasting(phase: Phase) -> Phase:
     """The phase without what only updates read, and what changes by and by."""
     fixed = replace(phase.objective, bit_price=0.0)
-    return phase._replace(learning_rate=0.0, edge_learning_rate=0.0, entropy_weight=0.0, floor=0.0, objective=fixed)
+    return phase._replace(
+        learning_rate=0.0, edge_learning_rate=0.0, entropy_weight=0.0, floor=0.0, imitation=0.0, objective=fixed
+    )
 
 
 def joined(parts: list[Rollout]) -> Rollout:

@@ -26,7 +26,7 @@ from commlib.channel import Channel
 from commlib.codec import fresh_context
 from commlib.objective import LossTerms
 from commlib.plan import Plan
-from commlib.world import World, part_of
+from commlib.world import World, expert_of, part_of
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ class Rollout(NamedTuple):
 
     Messages `z` are as they were heard: in the place of one that was `missed` stands what was heard of its sender before.
     They were said `delay` steps before; contexts, noise, bits and talk are those of what was said in the step. `echo` is what
-    was left of what agents had heard in earlier steps.
+    was left of what agents had heard in earlier steps; `advice` what the world's expert would have had them do, or what they did
+    where it is not asked.
 
     Of each world [B]: `success`, how many updates `behind` the learner the policy was that played there, and which `part` of
     a mixture it is.
@@ -82,6 +83,7 @@ class Rollout(NamedTuple):
     bits: Tensor
     talk: Tensor
     echo: Tensor
+    advice: Tensor
     success: Tensor
     behind: Tensor
     part: Tensor
@@ -201,9 +203,10 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
         echo = torch.zeros_like(after) if echoes[0] is None else torch.cat(cast("list[Tensor]", echoes), 1)
         echoes = [one.echo for one in chosen]
         observation, active = step.observation, step.active & alive[:, None]
+        advice = expert_of(world) if phase.imitation else action
         step = world.step(action)
-        rows.append((observation, elapsed, action, log_prob, step.reward, active, alive, bits, talk, echo))
-    observation, elapsed, action, log_prob, reward, active, alive, bits, talk, echo = (
+        rows.append((observation, elapsed, action, log_prob, step.reward, active, alive, bits, talk, echo, advice))
+    observation, elapsed, action, log_prob, reward, active, alive, bits, talk, echo, advice = (
         torch.stack(column) for column in zip(*rows, strict=True)
     )
     z, age, pasts, *noises = zip(
@@ -228,6 +231,7 @@ def collect(team: Team, world: World, phase: Phase, learning: Learning, generato
         bits,
         talk,
         echo,
+        advice,
         world.success(),
         torch.zeros(B, dtype=torch.int64),
         part_of(B, max(1, len(world.spec.parts))),
@@ -300,7 +304,7 @@ def _load(
             mine(x)
             for x in (
                 rollout.observation[alive], rollout.action[alive], rollout.log_prob[alive], advantage, target, active,
-                rollout.talk[alive], rollout.echo[alive],
+                rollout.talk[alive], rollout.echo[alive], rollout.advice[alive],
             )
         ),
         strict=True,
@@ -327,10 +331,11 @@ def _load(
             noise,
             talk,
             echo,
+            advice,
             said_in,
             weight,
         )
-        for (observation, action, log_prob, adv, tgt, act, talk, echo), contexts, last, noise in zip(
+        for (observation, action, log_prob, adv, tgt, act, talk, echo, advice), contexts, last, noise in zip(
             columns, past, held, noises, strict=True
         )
     ]

@@ -54,6 +54,12 @@ class LearningConfig(_Frozen):
     value_weight: float = Field(0.5, ge=0, description="weight of the critic's error")
     entropy_weight: float = Field(0.01, ge=0, description="reward per nat; falls linearly to 0")
     floor: float = Field(0.0, ge=0, lt=1, description="share of uniform actions; falls to 0 at 70 % of the dense stage")
+    imitation: float = Field(
+        0.0,
+        ge=0,
+        description="weight of doing what the world's expert would do, where the world has one; falls to 0",
+    )
+    imitation_until: float = Field(0.5, gt=0, le=1, description="share of the dense stage after which it is 0")
     foresight: float = Field(
         0.0,
         ge=0,
@@ -154,10 +160,10 @@ class RunConfig(_Frozen):
     )
     rounds: int = Field(1, ge=1, le=8, description="rounds of messages in a step; later ones answer what was heard")
     graph_seed: int = Field(0, ge=0, lt=2**31, description="of the graph that random draws; not changed by --seed")
-    aggregation: Literal["slots", "mean", "set", "attention", "aged", "signature"] = Field(
+    aggregation: Literal["slots", "mean", "set", "relation", "attention", "aged", "signature"] = Field(
         "slots",
-        description="how an agent listens: a slot per sender, the mean, a set, attention by sender, by sender and age, by "
-        "signature",
+        description="how an agent listens: a slot per sender, the mean, a set, a set read by what it knows itself (relation), "
+        "attention by sender, by sender and age, by signature",
     )
     ids: Literal["onehot", "none", "role"] = Field(
         "onehot",
@@ -275,7 +281,7 @@ class RunConfig(_Frozen):
         if self.ids == "none" and self.aggregation == "slots":
             raise ValueError(
                 "with ids none no sender is told from another, and slots are told apart; take --aggregation mean, "
-                "set, attention, aged or signature"
+                "set, relation, attention, aged or signature"
             )
         if self.aggregation == "aged" and self.router == "learned":
             raise ValueError(

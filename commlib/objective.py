@@ -28,6 +28,7 @@ class LossTerms(NamedTuple):
         rate: bit_price x expected bits, in units of normalised advantage.
         gate: the clipped surrogate of drawn talk decisions, in units of normalised advantage.
         foresight: squared error of agents' own guesses, in units of normalised advantage, squared, times its weight.
+        imitation: nats by which agents miss what the world's expert would do, times their weight.
     """
 
     policy: Tensor
@@ -37,11 +38,12 @@ class LossTerms(NamedTuple):
     rate: Tensor
     gate: Tensor
     foresight: Tensor
+    imitation: Tensor
 
     @property
     def total(self) -> Tensor:
         """What is minimised."""
-        return self.policy + self.value + self.entropy + self.commitment + self.rate + self.gate + self.foresight
+        return sum(self, torch.zeros(()))
 
 
 class Scored(Protocol):

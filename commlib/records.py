@@ -139,6 +139,7 @@ class Result(_Figures):
     priced: float | None = None
     show_budget: bool = False
     foresight: float = 0.0
+    imitation: float = 0.0
     balance: str | None = None
     schedule: str = "linear"
     seed: int
@@ -198,6 +199,7 @@ class Result(_Figures):
         words += [f"{self.priced:.0%} of the steps priced"] if self.priced else []
         words += ["sees its budget"] if self.show_budget else []
         words += [f"foresight {self.foresight:g}"] if self.foresight else []
+        words += [f"imitation {self.imitation:g}"] if self.imitation else []
         words += ["all worlds alike"] if self.balance == "even" else []
         words += [self.schedule.upper()] if self.schedule != "linear" else []
         return ", ".join(words)

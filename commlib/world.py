@@ -13,6 +13,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from commlib.errors import WorldError
+
 
 @dataclass(frozen=True)
 class WorldSpec:
@@ -145,6 +147,10 @@ class BudgetSeen:
         """The world in which a trained team is judged; it sees its budget there, too."""
         return BudgetSeen(for_evaluation(self._world))
 
+    def expert(self) -> Tensor:
+        """What the world's expert would have agents do."""
+        return expert_of(self._world)
+
     def close(self) -> None:
         """Free what the world holds."""
         self._world.close()
@@ -157,6 +163,29 @@ class HoldsOut(Protocol):
     def held_out(self) -> World:
         """A world of the same `spec` whose episodes are made of what this one never shows."""
         ...
+
+
+@runtime_checkable
+class HasExpert(Protocol):
+    """What a world offers besides in which somebody knows what to do: `--learning.imitation` learns from it."""
+
+    def expert(self) -> Tensor:
+        """What an expert would have the agents do now, int64 [B, N]. It may know more than any of them is shown.
+
+        Randomness comes from the generator given to `reset`.
+        """
+        ...
+
+
+def expert_of(world: World) -> Tensor:
+    """What the world's expert would have the agents do now, int64 [B, N].
+
+    Raises:
+        WorldError: the world has none.
+    """
+    if not isinstance(world, HasExpert):
+        raise WorldError(f"{world.spec.name} has no expert to learn from; leave learning.imitation at 0")
+    return world.expert()
 
 
 def for_evaluation(world: World) -> World:

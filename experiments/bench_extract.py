@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, pad
+from torch.nn.functional import pad
 
 from commlib.experiments.bench import Measured, Row, Say, Target, table
+from commlib.experiments.dispatch import FAR, sent_to_look, sent_to_targets
 from commlib.experiments.intervals import wilson_ci
 from commlib.experiments.world_guide import move_table
 from commlib.experiments.world_predator_prey import view_table
@@ -38,10 +39,6 @@ WORLDS = (SearchExtract, longer, one_hand, still, restless)
 N_WORLDS, N_QUICK = 1024, 8
 BATCH = 256
 SHARED = {"views": "all that each sees", "calls": "where targets are", "nothing": "nothing"}
-FAR = 1000.0
-"""Steps of a way that there is not."""
-DETOUR = 1.0
-"""Steps that are added to each way before what is seen at its end is divided by them: the more, the further agents go."""
 
 
 class Dispatcher:
@@ -117,32 +114,16 @@ class Dispatcher:
 
     def _answered(self, way_BNC: Tensor) -> tuple[Tensor, Tensor]:
         """Who is sent to a target, and to which, [B, N] each: pairs, or whatever it takes, the soonest first."""
-        B, N, _ = way_BNC.shape
-        goal_BN, is_sent_BN = torch.zeros(B, N, dtype=torch.int64), torch.zeros(B, N, dtype=torch.bool)
-        is_open_BC = self._target_BNC[:, 0] > 0  # all know the same
-        for _ in range(N // self._n_hands):
-            free_BNC = way_BNC.masked_fill(is_sent_BN[:, :, None], 2 * FAR)
-            near_BHC, who_BHC = free_BNC.topk(self._n_hands, dim=1, largest=False)
-            soon_B, target_B = near_BHC.amax(1).masked_fill(~is_open_BC, 2 * FAR).min(1)
-            who_BH = who_BHC.gather(2, target_B[:, None, None].expand(-1, self._n_hands, 1))[..., 0]
-            chosen_BN = torch.zeros(B, N, dtype=torch.bool).scatter(1, who_BH, soon_B[:, None].expand_as(who_BH) < FAR)
-            goal_BN = torch.where(chosen_BN, target_B[:, None], goal_BN)
-            is_sent_BN |= chosen_BN
-            is_open_BC = is_open_BC.scatter(1, target_B[:, None], False)
-        return goal_BN, is_sent_BN
+        return sent_to_targets(way_BNC, self._target_BNC[:, 0] > 0, self._n_hands)  # all know the same
 
     def _explored(self, way_BNC: Tensor, goal_BN: Tensor, is_sent_BN: Tensor) -> Tensor:
         """The goals of all, those who look around included, int64 [B, N]."""
         B, N, C = way_BNC.shape
-        goals, width = goal_BN.clone(), 2 * self._vision + 1
+        goals = goal_BN.clone()
         taken_BC = torch.zeros(B, C)  # what others are sent to see
         for n in range(N):
-            unseen = (self._unseen_BNC[:, n] * (1 - taken_BC)).view(B, 1, self._size, self._size)
-            gain_BC = avg_pool2d(unseen, width, stride=1, padding=self._vision, divisor_override=1).flatten(1)
-            worth_BC = torch.where(way_BNC[:, n] < FAR, gain_BC / (way_BNC[:, n] + DETOUR), -1.0)
-            most_B, best_B = worth_BC.max(1)
-            idle_B = torch.where(most_B > 0, best_B, way_BNC[:, n].argmin(1))  # who has nothing to look for stays
-            goals[:, n] = torch.where(is_sent_BN[:, n], goal_BN[:, n], idle_B)
+            look_B = sent_to_look(way_BNC[:, n], self._unseen_BNC[:, n] * (1 - taken_BC), self._size, self._vision)
+            goals[:, n] = torch.where(is_sent_BN[:, n], goal_BN[:, n], look_B)
             if self._shared == "views":
                 padded = torch.zeros(B, (self._size + 2 * self._vision) ** 2).scatter_(1, self._view[goals[:, n]], 1.0)
                 taken_BC = torch.maximum(taken_BC, padded[:, self._middle])

@@ -335,6 +335,7 @@ def _figures(config: RunConfig, model: Model, world: World, plan: Plan, played: 
         "priced": config.stages.priced,
         "show_budget": config.show_budget,
         "foresight": config.learning.foresight,
+        "imitation": config.learning.imitation,
         "balance": config.learning.balance if world.spec.parts else None,
         "schedule": config.learning.schedule,
         "seed": config.seed,

@@ -16,7 +16,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from commlib.world import World, WorldSpec, WorldStep, for_evaluation
+from commlib.world import World, WorldSpec, WorldStep, expert_of, for_evaluation
 
 LEFT = 0.1
 """What is left at the end of the longest episode of something seen in its first step."""
@@ -71,6 +71,10 @@ class Remembering:
     def held_out(self) -> World:
         """The world in which a team is judged, remembered alike."""
         return Remembering(for_evaluation(self._world))
+
+    def expert(self) -> Tensor:
+        """As the world says."""
+        return expert_of(self._world)
 
     def close(self) -> None:
         """Passed on."""

@@ -119,6 +119,7 @@ def phase_of(config: RunConfig, stage: Stage, steps: int, bit_price: float, gate
         all_edges=is_dense and config.topology == "commformer" and share < learning.warm_up,
         objective=Objective(learning.clip, learning.value_weight, price, learning.foresight),
         gate=gate if gate and stage.name == "priced" else Gate(),
+        imitation=learning.imitation * max(0.0, 1 - share / learning.imitation_until) if is_dense else 0.0,
         throws_dice=stage.name == "priced" and config.gate in ("random", "sampled"),
         heeds_budget=has_codec and config.show_budget,
     )

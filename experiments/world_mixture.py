@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from commlib.errors import ConfigError
-from commlib.world import World, WorldSpec, WorldStep, for_evaluation, part_of
+from commlib.world import World, WorldSpec, WorldStep, expert_of, for_evaluation, part_of
 
 
 class Mixture:
@@ -89,6 +89,10 @@ class Mixture:
     def held_out(self) -> Mixture:
         """The worlds in which a trained team is judged."""
         return Mixture([for_evaluation(world) for world in self._worlds])
+
+    def expert(self) -> Tensor:
+        """What the experts of all parts would have agents do."""
+        return torch.cat([expert_of(world) for world, _ in self._played()])
 
     def close(self) -> None:
         """Close every part."""

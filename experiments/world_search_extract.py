@@ -13,13 +13,12 @@ Shapes: B worlds, N agents, T targets (the most there can be), M obstacles, C ce
 = 5 bands of a chart.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from commlib.errors import WorldError
+from commlib.experiments.dispatch import Expert
 from commlib.experiments.world_guide import MOVES, check_action, move_table
 from commlib.experiments.world_predator_prey import view_table
 from commlib.world import WorldSpec, WorldStep
@@ -30,23 +29,6 @@ BANDS = (-7, -2, 3, 8)
 """Where the bands of rows (and of columns) of an agent's chart begin, but for the first one, counted from where it stands."""
 PATCH = 25
 """Cells of a patch where neither the wall nor the end of the chart cuts it or makes it larger."""
-
-
-class Lesson(NamedTuple):
-    """A part of training: up to which share of it, from how many cells away (Chebyshev) hands extract, and who calls.
-
-    In a share of the worlds, `calls`, one agent begins on a target; where it is `alone`, that is the only target there is.
-    """
-
-    until: float
-    reach: int
-    calls: float
-    is_alone: bool
-
-
-CURRICULUM = (Lesson(0.06, 1, 1.0, True), Lesson(0.15, 1, 0.5, False), Lesson(0.27, 1, 0.0, False))
-"""First to come when one is called, then to look for targets, then the full task."""
-FULL_TASK = Lesson(1.0, 0, 0.0, False)
 
 
 class SearchExtract:
@@ -112,6 +94,7 @@ class SearchExtract:
         self._has_chart = has_chart
         self._next_cell = move_table(size)
         self._view = view_table(size, vision)
+        self._expert = Expert(size, vision, n_hands)
         self._n_padded = (size + 2 * vision) ** 2
         self._pad = self._view[:, n_view // 2]
         self._is_outside = torch.ones(self._n_padded).index_fill_(0, self._pad, 0.0)
@@ -121,7 +104,6 @@ class SearchExtract:
         self._place = torch.cat([line[cell // size], line[cell % size], numbers], 1)
         self._cell_BN = torch.zeros(0, n_agents, dtype=torch.int64)
         self._clock = 0
-        self.set_progress(1.0)
 
     @property
     def spec(self) -> WorldSpec:
@@ -137,12 +119,6 @@ class SearchExtract:
         self._cell_BN, self._target_BT, self._obstacle_BM = place[:, :N], place[:, N : N + T], place[:, N + T :]
         low, high = self._n_targets
         n_targets = torch.randint(low, high + 1, (n_worlds, 1), generator=generator)
-        if self._lesson.is_alone:
-            n_targets = torch.ones_like(n_targets)
-        if self._lesson.calls:
-            is_called = torch.rand(n_worlds, generator=generator) < self._lesson.calls
-            who = torch.arange(N) == torch.randint(N, (n_worlds, 1), generator=generator)
-            self._cell_BN = torch.where(is_called[:, None] & who, self._target_BT[:, :1], self._cell_BN)
         self._is_left_BT = torch.arange(T) < n_targets
         self._is_found_BT = torch.zeros(n_worlds, T, dtype=torch.bool)
         self._seen_BNP = torch.zeros(n_worlds, N, self._n_padded)
@@ -163,9 +139,8 @@ class SearchExtract:
         self._drifted()
         reward = -MOVE_COST * (self._cell_BN != stayed).float()
         discovered, covered = self._look()
-        if not self._lesson.is_alone:
-            reward += DISCOVER * discovered + COVERAGE * covered / self._view.shape[1]
-        has_hand = self._has_hand()
+        reward += DISCOVER * discovered + COVERAGE * covered / self._view.shape[1]
+        has_hand = self._cell_BN[:, :, None] == self._target_BT[:, None]
         is_extracted = (has_hand.sum(1) >= self.n_hands) & self._is_left_BT
         self._is_left_BT = self._is_left_BT & ~is_extracted
         reward += EXTRACT * (has_hand & is_extracted[:, None]).sum(2)
@@ -182,19 +157,18 @@ class SearchExtract:
         return 1 - n_left / n_all
 
     def set_progress(self, progress: float) -> None:
-        """One target and somebody on it at first, then more of them, with hands nearby; the full task from 27 % on."""
-        self._lesson = next((lesson for lesson in CURRICULUM if progress < lesson.until), FULL_TASK)
+        """No curriculum."""
+
+    def expert(self) -> Tensor:
+        """What one would have agents do who sees what all see, and has seen what they have seen, int64 [B, N]."""
+        known = (self._is_left_BT & self._is_found_BT).float()
+        target = torch.zeros(len(known), self.size**2).scatter_add(1, self._target_BT, known)
+        unseen = 1 - self._seen_BNP.amax(1)[:, self._pad]
+        blocked = self._on_grid(self._obstacle_BM)
+        return self._expert.act(self._cell_BN, target > 0, unseen, blocked > 0, self._generator)
 
     def close(self) -> None:
         """Nothing to free."""
-
-    def _has_hand(self) -> Tensor:
-        """Which agents are near enough to which targets to help extract them, [B, N, T]."""
-        agent, target = self._cell_BN[:, :, None], self._target_BT[:, None]
-        rows, columns = agent // self.size - target // self.size, agent % self.size - target % self.size
-        reach = self._lesson.reach
-        has_hand: Tensor = (rows.abs() <= reach) & (columns.abs() <= reach)
-        return has_hand
 
     def _is_over(self) -> Tensor:
         return ~self._is_left_BT.any(1) | (self._clock == self._spec.n_steps)

@@ -51,7 +51,7 @@ WRONG = {
     "gate without its stage": (["train", "guide", "--gate", "talk"], "give it steps, such as --stages.priced 0.2"),
     "no ids, and slots": (
         ["train", "guide", "--ids", "none"],
-        "take --aggregation mean, set, attention, aged or signature",
+        "take --aggregation mean, set, relation, attention, aged or signature",
     ),
     "another number of agents": (["train", "secret", "--agents", "4"], "secret_v1 has 5 agents and allows no other"),
     "too many agents": (["train", "predator_prey_easy", "--agents", "25"], "take 1 to 24"),

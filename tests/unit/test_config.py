@@ -106,7 +106,10 @@ def test_a_file_that_is_none_is_one_sentence(content, sentence, tmp_path):
             {"gate": "evnt"},
             "gate = 'evnt': there are none, talk, sampled, listen, random, event; did you mean 'event'?",
         ),
-        ({"aggregation": "loud"}, "aggregation = 'loud': there are slots, mean, set, attention, aged, signature"),
+        (
+            {"aggregation": "loud"},
+            "aggregation = 'loud': there are slots, mean, set, relation, attention, aged, signature",
+        ),
         ({"allocation": "fair"}, "allocation = 'fair': there are value, first, equal, proportional, priority"),
         ({"ids": "roles"}, "ids = 'roles': there are onehot, none, role; did you mean 'role'?"),
     ],

@@ -16,7 +16,7 @@ from commlib.codecs.int8 import Int8Codec
 from commlib.codecs.prior import fit_prior
 from commlib.codecs.rate import fresh_like
 from commlib.codecs.vq import VQCodec
-from commlib.errors import AgentError
+from commlib.errors import AgentError, WorldError
 from commlib.experiments.world_guide import Guide
 from commlib.objective import LossTerms, Objective
 from commlib.plan import Plan, partition
@@ -31,6 +31,7 @@ SPECS = {
     "mean": dataclasses.replace(SPEC, aggregation="mean"),
     "set, with foresight": dataclasses.replace(SPEC, aggregation="set", has_foresight=True),
     "set, with echoes": dataclasses.replace(SPEC, aggregation="set", has_foresight=True, echo=0.9),
+    "relation": dataclasses.replace(SPEC, aggregation="relation"),
     "foresight, two rounds": dataclasses.replace(SPEC, n_rounds=2, has_foresight=True),
     "signature": dataclasses.replace(SPEC, aggregation="signature", message_width=20),
     "three rounds": dataclasses.replace(SPEC, n_rounds=3),
@@ -57,6 +58,7 @@ PHASES = {
     "through the codec": PHASE._replace(use_codec=True),
     "priced": PHASE._replace(use_codec=True, use_gate=True),
     "warming up": PHASE._replace(all_edges=True),
+    "imitating": PHASE._replace(imitation=0.7),
 }
 SPLITS = [[[0, 1, 2, 3]], [[0, 1], [2, 3]], [[0, 1], [2], [3]], [[0], [1], [2], [3]]]
 N_SAMPLES = 24
@@ -102,6 +104,7 @@ def samples(block, widths=(SPEC.message_width,), echo_width=0):
     elapsed, age = torch.rand(L, generator=draw), torch.ones(L, N, 1, dtype=torch.int64)
     past = [torch.cat([torch.randint(START, 8, (L, N, 1), generator=draw), age], -1) for _ in widths]
     noise = [torch.randn(L, N, width, generator=draw) for width in widths]
+    whole["advice"] = (torch.rand(L, N, generator=draw) * torch.tensor(SPEC.action_counts)).long()
     whole["echo"] = torch.randn(L, N, echo_width, generator=draw)
     return Samples(
         state=state,
@@ -180,6 +183,9 @@ def test_the_cut_gradient_is_that_of_the_joint_loss(phase, spec):
         aware = learner.policy.aware(inputs, everywhere, is_open, s.echo[index])
         guessed = learner.policy.foresight(aware)[..., 0]
         loss = loss + 0.5 * ((guessed - s.target[index]).square() * active).sum()
+    if phase.imitation:
+        advised = log_p.gather(-1, s.advice[index][..., None])[..., 0]
+        loss = loss - phase.imitation * (advised * active).sum()
     if talk is not None and phase.use_gate:
         p = learner.policy.speak(inputs)[1].sigmoid()
         log_p = torch.where(talk > 0, p, 1 - p).log()
@@ -411,8 +417,15 @@ def test_a_policy_treats_each_agent_alone():
 # --- whole iterations
 
 
+class Led(Guide):
+    """A guide with somebody who would have agent n always take action n + 1."""
+
+    def expert(self):
+        return torch.arange(1, 4).expand(len(self._cell_BN), 3)
+
+
 def guide_team(n_hosts, **chosen):
-    world = Guide()
+    world = Led()
     spec = replace(PolicySpec.of(world.spec, message_width=4, hidden=16), **chosen)
     widths = spec.message_widths
     plan = Plan(partition(3, n_hosts), ())
@@ -460,6 +473,29 @@ def test_a_rollout_and_its_update_are_the_same_over_one_and_three_hosts(phase, c
         assert torch.equal(other["weights.vector"], states[0]["weights.vector"])
         assert torch.allclose(other["weights.vector"], state["weights.vector"], atol=2e-4)
     assert one.n_steps == 160
+
+
+def test_who_imitates_comes_to_do_what_the_expert_would():
+    team, world = guide_team(1)
+    phase = PHASES["imitating"]._replace(learning_rate=0.02, entropy_weight=0.0)
+    missed = []
+    for nth in range(12):
+        rollout = collect(team, world, phase, LEARNING, source(nth))
+        assert (rollout.advice == torch.arange(1, 4)).all()
+        missed.append(
+            float(update(team, rollout, phase, LEARNING, source(nth), iteration=nth).imitation) / phase.imitation
+        )
+    assert missed[0] > 1
+    assert missed[-1] < 0.3
+    rollout = collect(team, world, PHASE, LEARNING, source(99))
+    assert torch.equal(rollout.advice, rollout.action), "nobody is asked"
+    assert float(update(team, rollout, PHASE, LEARNING, source(99), iteration=99).imitation) == 0
+
+
+def test_a_world_without_an_expert_says_so():
+    team, _ = guide_team(1)
+    with pytest.raises(WorldError, match="guide_v1 has no expert to learn from; leave learning.imitation at 0"):
+        collect(team, Guide(), PHASES["imitating"], LEARNING, source(0))
 
 
 def test_without_a_graph_to_learn_every_epoch_steps_the_weights():

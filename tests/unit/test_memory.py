@@ -1,12 +1,16 @@
 """What an agent saw fades, and is its own: nothing of another agent's, another world's or the last episode's."""
 
+import pytest
 import torch
 
+from commlib.errors import WorldError
 from commlib.experiments.memory import LEFT, Remembering
 from commlib.experiments.world_digits import Digits
 from commlib.experiments.world_guide import Guide, guide_recall
+from commlib.experiments.world_mixture import Mixture
+from commlib.experiments.world_search_extract import SearchExtract
 from commlib.testing import check_world
-from commlib.world import for_evaluation
+from commlib.world import BudgetSeen, expert_of, for_evaluation
 
 
 def played(world, n_worlds=4, seed=0):
@@ -47,6 +51,16 @@ def test_a_new_episode_remembers_nothing():
 
 def test_a_world_that_is_remembered_is_a_world():
     check_world(Remembering(Guide()))
+
+
+def test_the_expert_is_asked_through_everything_around_a_world():
+    bare = SearchExtract()
+    for world in (Remembering(SearchExtract()), BudgetSeen(SearchExtract()), Mixture([SearchExtract()])):
+        for one in (bare, world):
+            one.reset(6, torch.Generator().manual_seed(3))
+        assert torch.equal(expert_of(world), bare.expert())
+    with pytest.raises(WorldError, match="has no expert"):
+        Remembering(Guide()).expert()
 
 
 def test_what_is_held_out_is_remembered_too():

@@ -9,7 +9,7 @@ from commlib.agents.policy import AGGREGATIONS, KEY_WIDTH, ROLE_WIDTH, Policy, P
 from commlib.errors import ConfigError
 
 SPEC = PolicySpec(n_agents=5, observation_width=6, action_counts=(4,) * 5, message_width=20, hidden=16)
-ALIKE = ("mean", "set", "signature")
+ALIKE = ("mean", "set", "relation", "signature")
 """Ways to listen to which it does not matter who speaks."""
 NUMBERED = [(kind, ids) for kind in ("mean", "attention") for ids in ("onehot", "role")]
 """Ways to listen, with what tells agents apart."""
@@ -105,7 +105,7 @@ def test_attention_cannot_overflow():
         (replace(SPEC, aggregation="sum"), "cannot listen by"),
         (replace(SPEC, aggregation="signature", message_width=KEY_WIDTH), "no room for a signature"),
         (replace(SPEC, ids="name"), "cannot be known by 'name'; there are onehot, none, role"),
-        (replace(SPEC, ids="none"), "has no slot; listen by mean, set, attention, aged, signature"),
+        (replace(SPEC, ids="none"), "has no slot; listen by mean, set, relation, attention, aged, signature"),
         (replace(SPEC, ids="none", aggregation="mean", has_router=True), "cannot be taught with ids none"),
     ],
 )

@@ -37,7 +37,7 @@ def rollout(n_steps, n_worlds, mark=0.0):
     none = torch.zeros(n_worlds)
     return Rollout(
         wide, each[..., 0], (wide,), (each,), (wide,), (), each, each, each, each, alive[..., None] | (each > 0), alive, each,
-        each, each, none, none.long(), none.long(),
+        each, each, each, none, none.long(), none.long(),
     )  # fmt: skip
 
 

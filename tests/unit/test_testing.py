@@ -882,6 +882,16 @@ class NoSpec(Guide):
     spec = None
 
 
+class AdvisesOne(Guide):
+    def expert(self):
+        return torch.zeros(3, dtype=torch.int64)
+
+
+class AdvisesTheImpossible(Guide):
+    def expert(self):
+        return torch.full((3, 3), 5)
+
+
 class HoldsOutAnother(Guide):
     def held_out(self):
         return Overcounted()
@@ -911,6 +921,8 @@ class HoldsOutBroken(Guide):
         (Stuck, "step 1 raised RuntimeError: no path"),
         (HoldsOutAnother, "guide_v1: held_out gives a world of another spec"),
         (HoldsOutBroken, "success must be .3. numbers in 0..1"),
+        (AdvisesOne, r"expert gives torch.int64 of shape \(3,\); it must be int64 of \(3, 3\)"),
+        (AdvisesTheImpossible, "expert would have agents take actions that they do not have"),
         (NoSpec, "spec must be a commlib.world.WorldSpec, not a NoneType"),
     ],
 )

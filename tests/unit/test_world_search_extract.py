@@ -149,27 +149,37 @@ def test_obstacles_drift_and_never_share_a_cell_or_step_on_anything():
     assert still._obstacle_BM.equal(start)
 
 
-def test_the_curriculum_ends_in_the_full_task_and_that_is_what_is_judged():
-    stay = act(STAY, STAY, STAY, STAY)
-    for progress, is_extracted in ((0.0, True), (0.1, True), (0.2, True), (0.27, False), (1.0, False)):
-        world = placed([at(5, 5), at(6, 6), *FAR[:2]], [at(5, 5), at(0, 19)])
-        world.set_progress(progress)  # at first hands on the next cells are enough
-        assert (world.step(stay).reward[0, 0] == EXTRACT) == is_extracted
-        assert not placed([at(5, 5), at(5, 7), *FAR[:2]], [at(5, 5), at(0, 19)]).step(stay).reward[0].any()
-    judged, taught = SearchExtract(), SearchExtract()
-    taught.set_progress(0.5)
-    assert judged.reset(8, generator()).observation.equal(taught.reset(8, generator()).observation)
+def test_the_expert_sends_the_nearest_pair_to_what_anybody_has_seen_and_the_others_to_look():
+    world = placed([at(5, 4), at(9, 4), at(9, 18), at(18, 2)], [at(5, 5), at(0, 19)])
+    move = world.expert()[0].tolist()
+    assert move[0] == RIGHT
+    assert move[1] in (UP, RIGHT), "it does not see the target itself"
+    world._seen_BNP[:, :, world._pad[: at(10, 0)]] = 1
+    move = world.expert()[0].tolist()
+    assert move[2] != UP, "there is nothing above it that nobody has seen"
+    assert move[:2] == [RIGHT, move[1]]
+    world._is_found_BT.zero_()
+    assert RIGHT not in world.expert()[0, :1].tolist(), (
+        "what nobody has seen it does not know, and here all has been looked at"
+    )
 
 
-def test_in_the_first_lessons_one_agent_begins_on_a_target():
+def test_the_expert_goes_around_what_it_sees_and_waits_on_a_target():
+    walls = [at(4, 5), at(5, 5), at(6, 5)]
+    world = placed([at(5, 4), at(5, 9), *FAR[:2]], [at(5, 7), at(5, 9)], obstacles=walls, vision=4)
+    assert world.expert()[0, 1] in (STAY, LEFT)
+    assert world.expert()[0, 0] in (UP, DOWN)
+    alone = placed([at(5, 4), at(19, 19), *FAR[:2]], [at(5, 4)])
+    assert alone.expert()[0, 0] == STAY
+
+
+def test_the_expert_extracts_most_of_it():
     world = SearchExtract()
-    for progress, n_targets, least, most in ((0.0, {1}, 200, 200), (0.1, {3, 4, 5}, 70, 130), (0.2, {3, 4, 5}, 0, 0)):
-        world.set_progress(progress)
-        world.reset(200, generator())
-        on_target = (world._cell_BN[:, :, None] == world._target_BT[:, None]).any(2).sum(1)
-        assert least <= int((on_target == 1).sum()) <= most
-        assert int((on_target > 1).sum()) == 0
-        assert set(world._is_left_BT.sum(1).tolist()) == n_targets
+    step = world.reset(48, generator())
+    while not bool(step.done.all()):
+        step = world.step(world.expert())
+    assert world.share_extracted().mean() > 0.8
+    world.close()
 
 
 @pytest.mark.parametrize("settings", [{"obstacles": 0.99}, {"n_hands": 5}, {"n_hands": 0}])
