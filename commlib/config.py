@@ -59,7 +59,7 @@ class LearningConfig(_Frozen):
         ge=0,
         description="weight of doing what the world's expert would do, where the world has one; falls to 0",
     )
-    imitation_until: float = Field(0.5, gt=0, le=1, description="share of the dense stage after which it is 0")
+    imitation_until: float = Field(0.5, gt=0, le=1, description="share of all steps after which it is 0")
     foresight: float = Field(
         0.0,
         ge=0,

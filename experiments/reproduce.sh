@@ -116,6 +116,7 @@ done
 # with a view of 3x3
 for seed in 0 1 2 3 4; do train predator_prey_easy_vision_1 ours $seed; done
 train predator_prey_easy_vision_1 none 0
+for price in 0.001 0.004 0.008 0.016 0.03; do TAG=rate-$price train predator_prey_easy_vision_1 ours 0 $rate $price; done
 # the seed paper's world, as far as it was played: seed 0
 for method in none dense ours; do train search_extract $method 0; done
 # what a set and a guess of the return do where they are not needed

@@ -119,7 +119,7 @@ def phase_of(config: RunConfig, stage: Stage, steps: int, bit_price: float, gate
         all_edges=is_dense and config.topology == "commformer" and share < learning.warm_up,
         objective=Objective(learning.clip, learning.value_weight, price, learning.foresight),
         gate=gate if gate and stage.name == "priced" else Gate(),
-        imitation=learning.imitation * max(0.0, 1 - share / learning.imitation_until) if is_dense else 0.0,
+        imitation=learning.imitation * max(0.0, 1 - steps / (config.steps * learning.imitation_until)),
         throws_dice=stage.name == "priced" and config.gate in ("random", "sampled"),
         heeds_budget=has_codec and config.show_budget,
     )
@@ -333,7 +333,7 @@ class Training:
         """Fit the codec to what the agents say now, and give it to every host."""
         self.display.say(f"{'fit':>10}  the {self.config.codec} codec to recorded messages")
         stage = stages_of(self.config)[0]
-        phase = phase_of(self.config, stage, stage.stop, 0.0)._replace(noise=0.0, use_codec=False)
+        phase = phase_of(self.config, stage, stage.stop, 0.0)._replace(noise=0.0, use_codec=False, imitation=0.0)
         plays = [self.rollouts.gather(phase, 1.0, is_record=True) for _ in range(2)]
         for nth, codec in enumerate(self.codecs):
             recorded = torch.cat([play.z[nth][play.alive].flatten(0, 1) for play in plays])

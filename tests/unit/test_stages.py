@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from commlib.config import make_config
 from commlib.experiments.compose import resolve
 from commlib.experiments.train import fallen, phase_of, stages_of
 
@@ -39,3 +40,15 @@ def test_each_stage_falls_by_the_schedule_that_is_asked_for():
             phase_of(rex, stage, stage.start, 0.0).learning_rate
             == phase_of(config, stage, stage.start, 0.0).learning_rate
         )
+
+
+def test_imitation_ends_after_its_share_of_all_steps_in_whatever_stage_that_is():
+    config = make_config(("test", {"steps": 1000, "learning": {"imitation": 2.0, "imitation_until": 0.9}}))
+    dense, fine_tune = stages_of(config)
+    found = [
+        phase_of(config, dense, 0, 0.0),
+        phase_of(config, fine_tune, 810, 0.0),
+        phase_of(config, fine_tune, 950, 0.0),
+    ]
+    assert [phase.imitation for phase in found] == pytest.approx([2.0, 0.2, 0.0])
+    assert phase_of(make_config(), dense, 0, 0.0).imitation == 0
