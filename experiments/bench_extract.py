@@ -39,6 +39,8 @@ WORLDS = (SearchExtract, longer, one_hand, still, restless)
 N_WORLDS, N_QUICK = 1024, 8
 BATCH = 256
 SHARED = {"views": "all that each sees", "calls": "where targets are", "nothing": "nothing"}
+EXPERT = "expert"
+"""In the place of what is shared: agents do as the world's own expert would have them do, from whom a team may learn."""
 
 
 class Dispatcher:
@@ -133,6 +135,11 @@ class Dispatcher:
 def played(world: SearchExtract, n_worlds: int, seed: int, shared: str = "views") -> tuple[Tensor, Tensor]:
     """The success of each world, 0/1 float32 [B], and the share of its targets that was extracted, float32 [B]."""
     generator, dice = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
+    if shared == EXPERT:
+        seen = world.reset(n_worlds, generator)
+        while not bool(seen.done.all()):
+            seen = world.step(world.expert())
+        return world.success(), world.share_extracted()
     dispatcher = Dispatcher(world.size, world.vision, world.spec.n_agents, world.n_hands, shared)
     seen = world.reset(n_worlds, generator)
     dispatcher.reset(n_worlds)
@@ -148,13 +155,12 @@ def measure(seed: int, quick: bool, say: Say) -> Measured:
     torch.set_num_threads(1)
     rows: list[Row] = []
     plays = [(make, "views") for make in WORLDS[: 2 if quick else None]]
-    plays += [(WORLDS[0], shared) for shared in SHARED if shared != "views"]
+    plays += [(WORLDS[0], shared) for shared in (*SHARED, EXPERT) if shared != "views"]
     try:
         for make, shared in plays:
             world = make()
-            say(
-                f"{world.spec.name}, shared: {SHARED[shared]}; {n_worlds:,} episodes of at most {world.spec.n_steps} steps"
-            )
+            told = f"{world.spec.name}, shared: {SHARED.get(shared, shared)}"
+            say(f"{told}; {n_worlds:,} episodes of at most {world.spec.n_steps} steps")
             n_batches = math.ceil(n_worlds / BATCH)
             ends = [played(world, min(BATCH, n_worlds), seed + nth, shared) for nth in range(n_batches)]
             success, share = (torch.cat(column) for column in zip(*ends, strict=True))

@@ -111,12 +111,13 @@ def test_more_shared_and_more_time_help():
 def test_the_record_and_its_figure():
     record = run_bench("extract", 3, "commlib bench it", lambda text: None, quick=True).record
     assert json.loads(json.dumps(record)) == record
-    short, long, calls, nothing = record["rows"]
-    assert [row["shared"] for row in record["rows"]] == ["views", "views", "calls", "nothing"]
+    short, long, calls, nothing, expert = record["rows"]
+    assert [row["shared"] for row in record["rows"]] == ["views", "views", "calls", "nothing", "expert"]
     assert (short["n_steps"], long["n_steps"]) == (50, 100)
     assert 0.5 < short["share_extracted"] <= long["share_extracted"]
     assert record["summary"]["search_extract_v2_views"] == short["success"]
-    assert calls["n_steps"] == nothing["n_steps"] == 50
+    assert calls["n_steps"] == nothing["n_steps"] == expert["n_steps"] == 50
+    assert expert["share_extracted"] > nothing["share_extracted"]
     low, high = short["success_ci95"]
     assert low <= short["success"] <= high
     assert draw(record).axes
