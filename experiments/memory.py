@@ -24,7 +24,7 @@ LEFT = 0.1
 
 def fade(n_steps: int) -> float:
     """What is left of a memory after a step, where an episode has at most so many."""
-    return LEFT ** (1 / max(1, n_steps - 1))
+    return float(LEFT ** (1 / max(1, n_steps - 1)))
 
 
 class Remembering:
