@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from commlib.experiments.bench import Measured, Row, Say, Target, table
-from commlib.experiments.dispatch import FAR, sent_to_look, sent_to_targets
+from commlib.experiments.dispatch import FAR, sent_to_look, sent_to_targets, to_be_seen
 from commlib.experiments.intervals import wilson_ci
 from commlib.experiments.world_guide import move_table
 from commlib.experiments.world_predator_prey import view_table
@@ -124,7 +124,8 @@ class Dispatcher:
         goals = goal_BN.clone()
         taken_BC = torch.zeros(B, C)  # what others are sent to see
         for n in range(N):
-            look_B = sent_to_look(way_BNC[:, n], self._unseen_BNC[:, n] * (1 - taken_BC), self._size, self._vision)
+            gain_BC = to_be_seen(self._unseen_BNC[:, n] * (1 - taken_BC), self._size, self._vision)
+            look_B = sent_to_look(way_BNC[:, n], gain_BC)
             goals[:, n] = torch.where(is_sent_BN[:, n], goal_BN[:, n], look_B)
             if self._shared == "views":
                 padded = torch.zeros(B, (self._size + 2 * self._vision) ** 2).scatter_(1, self._view[goals[:, n]], 1.0)

@@ -41,10 +41,14 @@ def sent_to_targets(way_BNC: Tensor, is_target_BC: Tensor, n_hands: int) -> tupl
     return goal_BN, is_sent_BN
 
 
-def sent_to_look(way_BC: Tensor, unseen_BC: Tensor, size: int, vision: int) -> Tensor:
-    """Where an agent sees the most that is unseen for the steps that it takes, int64 [B]; it stays where there is nothing."""
+def to_be_seen(unseen_BC: Tensor, size: int, vision: int) -> Tensor:
+    """How many unseen cells come into view from each cell, float32 [B, C]."""
     unseen = unseen_BC.view(len(unseen_BC), 1, size, size)
-    gain_BC = avg_pool2d(unseen, 2 * vision + 1, stride=1, padding=vision, divisor_override=1).flatten(1)
+    return avg_pool2d(unseen, 2 * vision + 1, stride=1, padding=vision, divisor_override=1).flatten(1)
+
+
+def sent_to_look(way_BC: Tensor, gain_BC: Tensor) -> Tensor:
+    """Where an agent sees the most that is unseen for the steps that it takes, int64 [B]; it stays where there is nothing."""
     worth_BC = torch.where(way_BC < FAR, gain_BC / (way_BC + DETOUR), -1.0)
     most_B, best_B = worth_BC.max(1)
     return torch.where(most_B > 0, best_B, way_BC.argmin(1))
@@ -91,7 +95,8 @@ class Expert:
         """What agents should do, int64 [B, N]; of several that are as good, any."""
         way_BNC = self._way_CC[cell_BN]
         goal_BN, is_sent_BN = sent_to_targets(way_BNC, is_target_BC, self._n_hands)
-        looks = [sent_to_look(way_BC, unseen_BC, self._size, self._vision) for way_BC in way_BNC.unbind(1)]
+        gain_BC = to_be_seen(unseen_BC, self._size, self._vision)
+        looks = [sent_to_look(way_BC, gain_BC) for way_BC in way_BNC.unbind(1)]
         goal_BN = torch.where(is_sent_BN, goal_BN, torch.stack(looks, 1))
         return self._towards(cell_BN, goal_BN, is_blocked_BC, generator)
 
