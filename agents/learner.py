@@ -28,6 +28,8 @@ from commlib.objective import LossTerms, Objective
 from commlib.topology import CommFormerTopology, FixedTopology, PrunedTopology, edges_of, full
 
 MAX_GRADIENT_NORM = 0.5
+SPEECH = ("encoder.", "repliers.")
+"""The parts of the policy that decide what is said."""
 
 
 class Phase(NamedTuple):
@@ -45,6 +47,7 @@ class Phase(NamedTuple):
         objective: the loss weights, and the bit price.
         gate: the rule that keeps messages back, once they pass the bottleneck.
         throws_dice: whether the driver has to throw dice for gates.
+        is_speech_fixed: whether agents go on saying what they say, and only what they make of it is learned.
         imitation: weight of the world's expert, in nats; where it is not 0, the expert is asked in each step.
         heeds_budget: whether nobody is heard who sees that nothing is left of the budget.
     """
@@ -61,6 +64,7 @@ class Phase(NamedTuple):
     gate: Gate = Gate()
     throws_dice: bool = False
     imitation: float = 0.0
+    is_speech_fixed: bool = False
     heeds_budget: bool = False
 
 
@@ -137,8 +141,9 @@ class _Leg(NamedTuple):
     def finish(self, gradient: Tensor) -> None:
         """Run the gradient of what was sent, and of the leg's own costs, back."""
         extra = self.rate + self.commitment + self.gate
-        roots = [(self.sent, gradient)] + ([(extra, torch.ones(()))] if extra.requires_grad else [])
-        torch.autograd.backward([r for r, _ in roots], [g for _, g in roots])
+        roots = [(root, grad) for root, grad in ((self.sent, gradient), (extra, torch.ones(()))) if root.requires_grad]
+        if roots:
+            torch.autograd.backward([r for r, _ in roots], [g for _, g in roots])
 
 
 class Gradients(NamedTuple):
@@ -198,6 +203,9 @@ class Learner:
         self.meant = torch.zeros(0)
         """What agents last wanted to say, [B, n, D], before any codec or gate."""
         self._weights, self._edges = _Flat(self.policy), _Flat(topology)
+        speech = [p.new_full((p.numel(),), name.startswith(SPEECH)) for name, p in self.policy.named_parameters()]
+        self._of_speech = torch.cat(speech) > 0
+        """Which of the weights decide what is said."""
         self._everyone = full(spec.n_agents).sample(torch.Generator())
 
     # --- rollouts -----------------------------------------------------------------------------------------------------
@@ -393,7 +401,10 @@ class Learner:
             return
         norm = torch.linalg.vector_norm(gradients.weights)
         clipped = gradients.weights * (MAX_GRADIENT_NORM / norm.clamp_min(MAX_GRADIENT_NORM))
+        spoken = self._weights.vector[self._of_speech].clone() if phase.is_speech_fixed else None
         self._weights.step(clipped, phase.learning_rate)
+        if spoken is not None:  # Adam goes on for a while where there is no gradient
+            self._weights.vector[self._of_speech] = spoken
 
     # --- state --------------------------------------------------------------------------------------------------------
 
@@ -505,6 +516,7 @@ class Learner:
         Of the others they have what they expect; while messages are continuous, what they heard last.
         """
         raw, frozen = x.detach(), self._frozen[nth]
+        x = raw if phase.is_speech_fixed else x
         self.meant = raw
         losses: dict[str, Tensor] = {}
         codes, bits = context[..., :-1], torch.zeros(x.shape[:2])

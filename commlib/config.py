@@ -103,6 +103,9 @@ class StagesConfig(_Frozen):
 
     prune: float = Field(0.3, ge=0, lt=1, description="share of the steps in which a pruned graph is cut back")
     fine_tune: float = Field(0.2, ge=0, lt=1, description="share of the steps trained through the codec")
+    fine_tune_speech: bool = Field(
+        True, description="whether what agents say is tuned there, too, or only what they make of what they hear"
+    )
     fine_tune_rate: float = Field(0.3, gt=0, description="learning rate there, as a share of the first one")
     priced: float = Field(0.0, ge=0, lt=1, description="share of the steps trained under the bit price (optional)")
     price: float | None = Field(

@@ -116,6 +116,7 @@ def phase_of(config: RunConfig, stage: Stage, steps: int, bit_price: float, gate
         noise=learning.noise if is_dense else 0.0,
         use_codec=has_codec,
         use_gate=stage.name == "priced",
+        is_speech_fixed=stage.name == "fine-tune" and not config.stages.fine_tune_speech,
         all_edges=is_dense and config.topology == "commformer" and share < learning.warm_up,
         objective=Objective(learning.clip, learning.value_weight, price, learning.foresight),
         gate=gate if gate and stage.name == "priced" else Gate(),

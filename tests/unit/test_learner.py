@@ -218,6 +218,22 @@ def test_a_sample_counts_by_its_weight_in_every_term(spec):
     assert torch.allclose((apart[0] + apart[1])[both], light[2][both], atol=1e-6)
 
 
+def test_speech_that_is_fixed_stays_as_it_is_and_listeners_learn():
+    team, world = guide_team(1, n_rounds=2)
+    phases = PHASES["noisy"], PHASES["through the codec"]._replace(is_speech_fixed=True)
+    said = []
+    for nth, phase in enumerate(phases):
+        rollout = collect(team, world, phase, LEARNING, source(nth))
+        before = team.each("learner.deployed")[0][0]
+        update(team, rollout, phase, LEARNING, source(nth), iteration=nth)
+        after = team.each("learner.deployed")[0][0]
+        moved = {name for name in after if not torch.equal(before[name], after[name])}
+        said.append({name for name in moved if name.startswith(("encoder.", "repliers."))})
+        assert any(name.startswith("actor.") for name in moved)
+    assert len(said[0]) == 8, "Adam is at work"
+    assert not said[1], "and leaves nothing of it in what is said"
+
+
 def test_a_message_carries_gradient_to_its_sender():
     """Only what is said depends on the encoder: its gradient came across the wire, or would be zero."""
     team = learners([[0, 1], [2, 3]], topology="full")
