@@ -8,7 +8,7 @@ Shapes: B worlds, N agents, O observation width.
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ class WorldSpec:
         source: the paper or package that the settings come from.
         licence: of the source's own environment, or of its material, where known; empty where not.
         is_batched: whether many worlds step as fast as one; False for copies that step one by one.
+        has_expert: whether there is somebody to learn from (`HasExpert`).
         parts: the worlds that it is made of, where a batch is cut into equal blocks of several (`part_of`).
     """
 
@@ -46,6 +47,7 @@ class WorldSpec:
     source: str = ""
     licence: str = ""
     is_batched: bool = True
+    has_expert: bool = False
     parts: tuple[str, ...] = ()
 
     @property
@@ -165,9 +167,8 @@ class HoldsOut(Protocol):
         ...
 
 
-@runtime_checkable
-class HasExpert(Protocol):
-    """What a world offers besides in which somebody knows what to do: `--learning.imitation` learns from it."""
+class HasExpert(World, Protocol):
+    """A world in which somebody knows what to do, and whose `spec` says so: `--learning.imitation` learns from it."""
 
     def expert(self) -> Tensor:
         """What an expert would have the agents do now, int64 [B, N]. It may know more than any of them is shown.
@@ -183,9 +184,9 @@ def expert_of(world: World) -> Tensor:
     Raises:
         WorldError: the world has none.
     """
-    if not isinstance(world, HasExpert):
-        raise WorldError(f"{world.spec.name} has no expert to learn from; leave learning.imitation at 0")
-    return world.expert()
+    if not world.spec.has_expert:
+        raise WorldError(f"{world.spec.name} has no expert to learn from")
+    return cast("HasExpert", world).expert()
 
 
 def for_evaluation(world: World) -> World:

@@ -232,6 +232,10 @@ def why_no_router(config: RunConfig, n_agents: int) -> str | None:
         return f"nobody hears anybody in {config.world} with --topology {config.topology}; leave --router out"
     if config.rounds > 1 or config.signal != "none":
         return "it decides about one round of messages per step; leave out --router, or --rounds, topk and listen"
+    if config.memory in ("echoes", "both"):
+        return (
+            f"a router does not know what its receivers remember of what they heard; leave --memory {config.memory} out"
+        )
     if not config.rate_aware:
         return "--no-rate-aware makes an encoder without a price; leave it out"
     if not has_priced_encoder(config):

@@ -562,6 +562,8 @@ def check_names(config: RunConfig, world: WorldSpec) -> None:
     n_hosts(config, world.n_agents)
     check_budget_is_there(config)
     check_channel_is_crossed(config, world)
+    if config.learning.imitation and not world.has_expert:
+        raise ConfigError(f"{world.name} has no expert to learn from; leave learning.imitation out")
     for codec in codecs_of(config):
         check_storable(codec.freeze())
     make_topology(config.topology, world.n_agents, config.density, config.graph_seed)

@@ -56,6 +56,7 @@ class Mixture:
             must_say=_each(specs, "must_say"),
             source=_each(specs, "source"),
             is_batched=all(spec.is_batched for spec in specs),
+            has_expert=all(spec.has_expert for spec in specs),
             parts=tuple(spec.name for spec in specs),
         )
         self._sizes: list[int] = []

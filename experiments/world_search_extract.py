@@ -82,6 +82,7 @@ class SearchExtract:
             observation_width=2 * size + 2 + 3 * n_view + (2 * n_patches if has_chart else 0),
             action_counts=(len(MOVES),) * n_agents,
             n_steps=n_steps,
+            has_expert=True,
             success="all targets are extracted by the last step",
             must_say="where a target is that needs another hand: at most log2 400 bits, once for each target",
             source=(

@@ -59,7 +59,7 @@ def test_the_expert_is_asked_through_everything_around_a_world():
         for one in (bare, world):
             one.reset(6, torch.Generator().manual_seed(3))
         assert torch.equal(expert_of(world), bare.expert())
-    with pytest.raises(WorldError, match="has no expert"):
+    with pytest.raises(WorldError, match="guide_v1 has no expert"):
         Remembering(Guide()).expert()
 
 

@@ -353,6 +353,11 @@ def test_a_router_decides_about_one_round(settings):
     assert "one round of messages per step" in why_no_router(config, 3)
 
 
+def test_a_router_does_not_know_what_its_receivers_remember():
+    config = resolve("guide", None, None, {"router": "learned", "memory": "echoes"})
+    assert "leave --memory echoes out" in why_no_router(config, 3)
+
+
 def test_a_world_whose_goals_travel_two_edges_has_two_rounds():
     config = resolve("guide_relay")
     assert (config.rounds, config.topology) == (2, "ring")

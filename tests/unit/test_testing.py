@@ -882,12 +882,20 @@ class NoSpec(Guide):
     spec = None
 
 
-class AdvisesOne(Guide):
+class Advised(Guide):
+    @property
+    def spec(self):
+        from dataclasses import replace
+
+        return replace(super().spec, has_expert=True)
+
+
+class AdvisesOne(Advised):
     def expert(self):
         return torch.zeros(3, dtype=torch.int64)
 
 
-class AdvisesTheImpossible(Guide):
+class AdvisesTheImpossible(Advised):
     def expert(self):
         return torch.full((3, 3), 5)
 
@@ -921,6 +929,7 @@ class HoldsOutBroken(Guide):
         (Stuck, "step 1 raised RuntimeError: no path"),
         (HoldsOutAnother, "guide_v1: held_out gives a world of another spec"),
         (HoldsOutBroken, "success must be .3. numbers in 0..1"),
+        (Advised, "expert raised AttributeError"),
         (AdvisesOne, r"expert gives torch.int64 of shape \(3,\); it must be int64 of \(3, 3\)"),
         (AdvisesTheImpossible, "expert would have agents take actions that they do not have"),
         (NoSpec, "spec must be a commlib.world.WorldSpec, not a NoneType"),
