@@ -133,7 +133,7 @@ for seed in 0 1 2 3 4; do
   done
 done
 # the sweep; ours and dense are above where they are not named here
-sweep predator_prey_medium int8-gated,int8
+sweep predator_prey_medium int8-gated,int8,none,random,gvq,ddcl,commformer,ic3net,tarmac
 sweep traffic_junction_easy int8-gated,int8,none,random,gvq,ddcl,commformer,ic3net,tarmac
 for world in speaker_listener guide; do
   sweep $world none,dense,int8,int8-gated,random,ic3net,tarmac,commformer,gvq,ddcl,ours
