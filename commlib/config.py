@@ -296,6 +296,20 @@ class RunConfig(_Frozen):
         return self
 
     @model_validator(mode="after")
+    def _what_stays_can_stay(self) -> RunConfig:
+        if self.rounds > 1 and not self.stages.fine_tune_speech:
+            raise ValueError(
+                "what is said in a second round depends on what was made of the first, which goes on being learned; leave "
+                "stages.fine_tune_speech true, or take one round"
+            )
+        if self.topology == "pruned" and self.memory in ("echoes", "both"):
+            raise ValueError(
+                "a graph is pruned by what changes when a sender falls silent, and an echo outlasts that; take another "
+                "topology, or leave echoes out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_thing_decides_who_speaks(self) -> RunConfig:
         if self.topology == "topk" and self.gate != "none":
             raise ValueError(

@@ -140,6 +140,8 @@ class Result(_Figures):
     show_budget: bool = False
     foresight: float = 0.0
     imitation: float = 0.0
+    imitation_until: float | None = None
+    fine_tune_speech: bool | None = None
     balance: str | None = None
     schedule: str = "linear"
     seed: int
@@ -199,7 +201,9 @@ class Result(_Figures):
         words += [f"{self.priced:.0%} of the steps priced"] if self.priced else []
         words += ["sees its budget"] if self.show_budget else []
         words += [f"foresight {self.foresight:g}"] if self.foresight else []
-        words += [f"imitation {self.imitation:g}"] if self.imitation else []
+        until = f" until {self.imitation_until:.0%}" if self.imitation_until not in (None, 0.5) else ""
+        words += [f"imitation {self.imitation:g}{until}"] if self.imitation else []
+        words += ["speech fixed with the codec"] if self.fine_tune_speech is False else []
         words += ["all worlds alike"] if self.balance == "even" else []
         words += [self.schedule.upper()] if self.schedule != "linear" else []
         return ", ".join(words)

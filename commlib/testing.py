@@ -793,18 +793,9 @@ def check_world(world: World, n_worlds: int = 3) -> None:
 
 
 def _check_expert(world: World, n_worlds: int) -> None:
-    spec = world.spec
     _call("reset", lambda: world.reset(n_worlds, torch.Generator().manual_seed(0)))
     advice = _call("expert", lambda: expert_of(world))
-    shape, most = (n_worlds, spec.n_agents), torch.tensor(spec.action_counts)
-    _law(
-        tuple(advice.shape) == shape and advice.dtype == torch.int64,
-        f"{spec.name}: expert gives {advice.dtype} of shape {tuple(advice.shape)}; it must be int64 of {shape}",
-    )
-    _law(
-        bool(((advice >= 0) & (advice < most)).all()),
-        f"{spec.name}: expert would have agents take actions that they do not have",
-    )
+    _law(len(advice) == n_worlds, f"{world.spec.name}: expert advises {len(advice)} worlds of {n_worlds}")
 
 
 def _check_playing(world: World, n_worlds: int) -> None:

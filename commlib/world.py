@@ -173,7 +173,8 @@ class HasExpert(World, Protocol):
     def expert(self) -> Tensor:
         """What an expert would have the agents do now, int64 [B, N]. It may know more than any of them is shown.
 
-        Randomness comes from the generator given to `reset`.
+        It is asked before each step, also while some copies are over, and changes nothing in the world. Randomness comes from
+        the generator given to `reset`.
         """
         ...
 
@@ -182,11 +183,19 @@ def expert_of(world: World) -> Tensor:
     """What the world's expert would have the agents do now, int64 [B, N].
 
     Raises:
-        WorldError: the world has none.
+        WorldError: the world has none, or what it says are no actions of these agents.
     """
     if not world.spec.has_expert:
         raise WorldError(f"{world.spec.name} has no expert to learn from")
-    return cast("HasExpert", world).expert()
+    advice, most = cast("HasExpert", world).expert(), torch.tensor(world.spec.action_counts)
+    if advice.dtype != torch.int64 or advice.ndim != 2 or advice.shape[1] != len(most):
+        raise WorldError(
+            f"the expert of {world.spec.name} gave {advice.dtype} of shape {tuple(advice.shape)}; it must be int64 of shape "
+            f"[worlds, {len(most)}]"
+        )
+    if not bool(((advice >= 0) & (advice < most)).all()):
+        raise WorldError(f"the expert of {world.spec.name} would have agents take actions that they do not have")
+    return advice
 
 
 def for_evaluation(world: World) -> World:

@@ -160,7 +160,9 @@ def measure(seed: int, quick: bool, say: Say) -> Measured:
     try:
         for make, shared in plays:
             world = make()
-            told = f"{world.spec.name}, shared: {SHARED.get(shared, shared)}"
+            told = f"{world.spec.name}, " + (
+                "played by its expert" if shared == EXPERT else f"shared: {SHARED[shared]}"
+            )
             say(f"{told}; {n_worlds:,} episodes of at most {world.spec.n_steps} steps")
             n_batches = math.ceil(n_worlds / BATCH)
             ends = [played(world, min(BATCH, n_worlds), seed + nth, shared) for nth in range(n_batches)]

@@ -336,6 +336,8 @@ def _figures(config: RunConfig, model: Model, world: World, plan: Plan, played: 
         "show_budget": config.show_budget,
         "foresight": config.learning.foresight,
         "imitation": config.learning.imitation,
+        "imitation_until": config.learning.imitation_until if config.learning.imitation else None,
+        "fine_tune_speech": config.stages.fine_tune_speech if config.stages.fine_tune else None,
         "balance": config.learning.balance if world.spec.parts else None,
         "schedule": config.learning.schedule,
         "seed": config.seed,

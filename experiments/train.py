@@ -563,7 +563,9 @@ def check_names(config: RunConfig, world: WorldSpec) -> None:
     check_budget_is_there(config)
     check_channel_is_crossed(config, world)
     if config.learning.imitation and not world.has_expert:
-        raise ConfigError(f"{world.name} has no expert to learn from; leave learning.imitation out")
+        raise ConfigError(
+            f"{world.name} has no expert to learn from (each part needs one); give --learning.imitation 0"
+        )
     for codec in codecs_of(config):
         check_storable(codec.freeze())
     make_topology(config.topology, world.n_agents, config.density, config.graph_seed)

@@ -118,8 +118,9 @@ class Pupil:
     n_ties: int = 0
     differences: list[str] = field(default_factory=list)
     _held: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    _echo: Tensor | None = None
     """What listeners hold of every agent in each round of a step, [W, N, D], and for how long, [W, N]."""
+    _echo: Tensor | None = None
+    """What they remember having heard, [W, N, E]."""
 
     @classmethod
     def of(cls, model: Model, config: RunConfig, world: World, folder: RunFolder) -> Pupil:

@@ -45,6 +45,8 @@ def test_a_configuration_cannot_be_changed():
         ({"budget": "64 bit/hour"}, "the budget '64 bit/hour' is for an unknown span 'hour'"),
         ({"budget": "64"}, "budget = '64': the budget '64' has no unit"),
         ({"agents": 0}, "agents = 0: Input should be greater than or equal to 1"),
+        ({"rounds": 2, "stages": {"fine_tune_speech": False}}, "what is said in a second round depends on"),
+        ({"topology": "pruned", "memory": "echoes"}, "an echo outlasts that; take another topology"),
         ({"ids": "none"}, "with ids none no sender is told from another, .*; take --aggregation mean, set"),
         ({"ids": "none", "aggregation": "mean", "router": "learned"}, "a router must know its receivers apart"),
         ({"ids": "none", "aggregation": "mean", "topology": "dynamic"}, "the topology dynamic, whose edges a router"),

@@ -180,15 +180,18 @@ def test_a_role_is_the_same_to_the_last_bit_in_any_batch():
     assert policy.spec.known_width == inputs.shape[-1] - SPEC.n_agents + ROLE_WIDTH
 
 
-def test_an_echo_is_the_most_of_what_was_heard_and_fades():
-    policy = Policy(replace(SPEC, aggregation="set", ids="none", echo=0.5))
-    inputs, inbox, is_open = torch.randn(7, 2, 7), torch.randn(3, 7, 2, 5, 20), torch.ones(2, 5)
+@pytest.mark.parametrize("kind", ["set", "slots"])
+def test_an_echo_is_the_most_of_what_was_heard_and_fades(kind):
+    policy = Policy(replace(SPEC, aggregation=kind, echo=0.5))
+    inputs, inbox, is_open = torch.randn(7, 2, 12), torch.randn(3, 7, 2, 5, 20), torch.ones(2, 5)
     features = [policy.listeners[0](inputs, told, is_open) for told in inbox]
-    echo, heard = None, torch.zeros(())
+    echo = None
     for step, told in enumerate(inbox):
         aware = policy.aware(inputs, [told], is_open, echo)
         echo = policy.echo(aware)
-        heard = torch.stack([0.5 ** (step - nth) * features[nth] for nth in range(step + 1)]).amax(0)
-        assert torch.allclose(echo, heard)
+        faded = torch.stack([0.5 ** (step - nth) * features[nth] for nth in range(step + 1)])
+        loudest = faded.abs().argmax(0, keepdim=True)
+        assert torch.allclose(echo, faded.gather(0, loudest)[0])
         assert torch.equal(aware, torch.cat([inputs, features[step], echo], -1))
+    assert (echo < 0).any() == (kind == "slots"), "its sign is kept"
     assert Policy(SPEC).echo_width == 0

@@ -25,6 +25,9 @@ PLAIN = {
     "priced": 0.2,
     "show_budget": True,
     "foresight": 0.5,
+    "imitation": 2.0,
+    "imitation_until": 1.0,
+    "fine_tune_speech": False,
     "balance": "even",
     "schedule": "rex",
     "seed": 3,
@@ -89,9 +92,21 @@ def test_a_result_reads_back_as_it_was_written(tmp_path):
     assert result.return_.mean == -0.5
     assert (
         result.variant
-        == "gate listen, ids role, 2 rounds, 20% of the steps priced, sees its budget, foresight 0.5, all worlds alike, REX"
+        == "gate listen, ids role, 2 rounds, 20% of the steps priced, sees its budget, foresight 0.5, imitation 2 until 100%, "
+        "speech fixed with the codec, all worlds alike, REX"
     )
-    told = ("gate", "ids", "rounds", "priced", "show_budget", "foresight", "balance", "schedule")
+    told = (
+        "gate",
+        "ids",
+        "rounds",
+        "priced",
+        "show_budget",
+        "foresight",
+        "imitation",
+        "fine_tune_speech",
+        "balance",
+        "schedule",
+    )
     assert Result.from_json({k: v for k, v in PLAIN.items() if k not in told}).variant == ""
     assert result.binding == "64 bit/step"
     assert result.frontier[0].return_ == 1.5

@@ -930,8 +930,11 @@ class HoldsOutBroken(Guide):
         (HoldsOutAnother, "guide_v1: held_out gives a world of another spec"),
         (HoldsOutBroken, "success must be .3. numbers in 0..1"),
         (Advised, "expert raised AttributeError"),
-        (AdvisesOne, r"expert gives torch.int64 of shape \(3,\); it must be int64 of \(3, 3\)"),
-        (AdvisesTheImpossible, "expert would have agents take actions that they do not have"),
+        (
+            AdvisesOne,
+            r"the expert of guide_v1 gave torch.int64 of shape \(3,\); it must be int64 of shape \[worlds, 3\]",
+        ),
+        (AdvisesTheImpossible, "expert of guide_v1 would have agents take actions that they do not have"),
         (NoSpec, "spec must be a commlib.world.WorldSpec, not a NoneType"),
     ],
 )
