@@ -79,6 +79,7 @@ rate="--stages.fine-tune 0.1 --stages.priced 0.2 --stages.price"
 for seed in 0 1 2 3 4; do TAG=rate train predator_prey_easy ours $seed $rate 0.016; done
 TAG=rate train predator_prey_easy int8-gated 0 $rate 0.016
 for price in 0.001 0.002 0.004 0.008 0.024 0.032 0.05; do TAG=rate-$price train predator_prey_easy ours 0 $rate $price; done
+for seed in 0 1 2 3 4; do TAG=rex train predator_prey_easy ours $seed --learning.schedule rex; done
 # a goal that has to be passed on, or remembered
 for seed in 0 1 2; do train guide_relay ours $seed; done
 train guide_recall ours 0
