@@ -9,7 +9,7 @@ def even(*shape):
 
 
 def test_the_total_is_the_sum_of_the_lines():
-    terms = LossTerms(*(torch.tensor(float(x)) for x in (1, 2, 4, 8, 16, 32, 64)))
+    terms = LossTerms(*(torch.tensor(float(x)) for x in (1, 2, 4, 8, 16, 32, 64, 128)))
     assert terms.total == 127
 
 
