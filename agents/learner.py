@@ -251,21 +251,22 @@ class Learner:
 
     @torch.no_grad()
     def influence(
-        self, phase: Phase, observation: Tensor, elapsed: Tensor, heard: Sequence[Tensor], echo: Tensor, active: Tensor
+        self, phase: Phase, observation: Tensor, elapsed: Tensor, heard: Sequence[Tensor], active: Tensor
     ) -> Tensor:
         """How far this host's agents' actions move when a sender falls silent, in nats, [n, N]; 0 on closed edges.
 
         KL(p(action | all heard) || p(action | all but one)), the mean over samples in which the listener is active, from
-        observations [L, n, O], messages [L, N, D] of each round and echoes [L, n, E] (Ding et al. 2020, arXiv:2006.06455, eq. 2).
+        observations [L, n, O], messages [L, N, D] of each round (Ding et al. 2020, arXiv:2006.06455, eq. 2). Of agents without
+        echoes: those would outlast the silence.
         """
         inputs, adjacency_SR = self.policy.inputs(observation, self.agents, elapsed), self.adjacency(phase)
-        with_all = self._log_probs(phase, inputs, heard, adjacency_SR, echo)
+        with_all = self._log_probs(phase, inputs, heard, adjacency_SR)
         weight = active.float() / active.float().sum(0).clamp_min(1)
         moved = torch.zeros(len(self.agents), len(adjacency_SR))
         for sender in adjacency_SR.any(1).nonzero()[:, 0].tolist():
             without_SR = adjacency_SR.clone()
             without_SR[sender] = 0
-            log_p = self._log_probs(phase, inputs, heard, without_SR, echo)
+            log_p = self._log_probs(phase, inputs, heard, without_SR)
             kl = (with_all.exp() * (with_all.clamp_min(-30) - log_p.clamp_min(-30))).sum(-1)
             moved[:, sender] = (kl * weight).sum(0)
         return moved * adjacency_SR.T[self.agents]

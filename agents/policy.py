@@ -355,15 +355,13 @@ class Policy(nn.Module):
         message: Tensor = self.repliers[len(heard) - 1](torch.cat(known, -1)).tanh()
         return message
 
-    def act(
-        self, inputs: Tensor, heard: Sequence[Tensor], agents: list[int], is_open: Tensor, echo: Tensor | None = None
-    ) -> Tensor:
+    def act(self, inputs: Tensor, heard: Sequence[Tensor], agents: list[int], is_open: Tensor) -> Tensor:
         """Action logits [B, n, A] from inputs [B, n, I] and messages; -inf where an agent lacks the action.
 
         `heard` has the messages of each round of the step, [B, n, N, D]. `is_open`, 0/1 [n, N], is the graph: whom each
         of these agents hears. What comes over closed edges is not looked at.
         """
-        return self.act_on(self.aware(inputs, heard, is_open, echo), agents)
+        return self.act_on(self.aware(inputs, heard, is_open), agents)
 
     def act_on(self, aware: Tensor, agents: list[int]) -> Tensor:
         """Action logits [B, n, A] from what agents are aware of; -inf where an agent lacks the action."""

@@ -51,7 +51,6 @@ def cut(team: Team, phase: Phase, rollout: Rollout, edges: tuple[Edge, ...]) -> 
             team.split(rollout.observation[alive], 1),
             rollout.elapsed.expand(alive.shape)[alive],
             tuple(team.heard(z[alive], age[alive]) for z, age in zip(rollout.z, rollout.age, strict=True)),
-            team.split(rollout.echo[alive], 1),
             team.split(rollout.active[alive], 1),
         )
     )

@@ -22,7 +22,7 @@ DETOUR = 1.0
 
 
 def sent_to_targets(way_BNC: Tensor, is_target_BC: Tensor, n_hands: int) -> tuple[Tensor, Tensor]:
-    """Who is sent to a target, bool [B, N], and to which, int64 [B, N]: as many as it takes hands, the soonest first.
+    """To which target each agent is sent, int64 [B, N], and whether it is, bool [B, N]: as many as it takes hands.
 
     To each target go those who are nearest to it; the target that is reached soonest comes first.
     """

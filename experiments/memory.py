@@ -3,8 +3,8 @@
 A memory without parameters, like the afterglow on a screen: beside each number that an agent sees stands its trace, the
 number itself while it is seen, and less and less of it afterwards. So the policy reads what was seen and roughly how long
 ago, and still trains on steps in any order: no unrolling through time. (After memory traces: Eberhard, Muehlebach & Vernade
-2025, arXiv:2503.15200; theirs are averages, a trace of ours is a fading maximum.) What was *heard* needs none of it:
-listeners keep each sender's last message anyway.
+2025, arXiv:2503.15200; theirs are averages, a trace of ours is a fading maximum.) Not for what was *heard*:
+listeners keep each sender's last message anyway, and may keep echoes (`commlib.agents.policy.Policy.echo`).
 
 Shapes: B worlds, N agents, O observation width.
 """
